@@ -1,0 +1,61 @@
+"""Prepared cases in, training batches out, as a keras.utils.PyDataset. Paper section 3.4."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from covidlib.augmentation import augmented_crop
+from covidlib.dataset import CLASSES
+from covidlib.patches import Corner, corner_around, crop, random_corner
+from covidlib.preprocessing import Prepared
+from covidlib.profile import Profile
+
+INFECTION = CLASSES.index("infection")
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of random patches: image float32 (B, X, Y, Z, 1), labels uint8 (B, X, Y, Z).
+
+    Each patch of a batch comes from another case. Batch `index` of epoch `epoch` depends on the profile's seed and these two
+    numbers only, so a continued run sees what an unbroken one would have seen.
+    """
+
+    def __init__(self, cases: Sequence[Prepared], profile: Profile, length: int, augment: bool = True, epoch: int = 0):
+        """`length` batches an epoch from `cases`; without `augment`, plain crops that are the same in every epoch."""
+        super().__init__(workers=1)
+        self.cases, self.profile, self.length, self.augment, self.epoch = list(cases), profile, length, augment, epoch
+        self.infected = [np.flatnonzero(case.labels == INFECTION) for case in self.cases]
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self.length
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras: the next epoch draws other patches."""
+        self.epoch += 1
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `index` of the present epoch."""
+        epoch = self.epoch if self.augment else 2**31
+        rng = np.random.default_rng((self.profile.seed, epoch, index))
+        size = self.profile.patches.batch_size
+        chosen = rng.choice(len(self.cases), size, replace=size > len(self.cases))
+        patches = [self.patch(int(case), rng) for case in chosen]
+        return np.stack([image for image, _ in patches])[..., None], np.stack([labels for _, labels in patches])
+
+    def patch(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """One random patch of case `number`: image float32 and labels uint8, both (X, Y, Z)."""
+        case, shape = self.cases[number], self.profile.patches.shape_vox
+        corner = self.corner(number, rng)
+        if self.augment:
+            return augmented_crop(case, corner, shape, self.profile.augmentation, rng)
+        return crop(case.image, corner, shape, case.air), crop(case.labels, corner, shape, 0)
+
+    def corner(self, number: int, rng: np.random.Generator) -> Corner:
+        """Where to crop: uniform, or around an infected voxel for `patches.infection_fraction` of the patches."""
+        case, shape, infected = self.cases[number], self.profile.patches.shape_vox, self.infected[number]
+        if infected.size and rng.random() < self.profile.patches.infection_fraction:
+            voxel = np.unravel_index(infected[rng.integers(infected.size)], case.labels.shape)
+            return corner_around(voxel, case.labels.shape, shape, rng)
+        return random_corner(case.labels.shape, shape, rng)

@@ -1,0 +1,296 @@
+"""A folder in the release's layout in, checked cases in RAS+ out; folds; labels back to the original orientation.
+
+Layout (Ma et al. 2020, Zenodo 3757476): COVID-19-CT-Seg_20cases/<case>.nii.gz and Lung_and_Infection_Mask/<case>.nii.gz.
+"""
+
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidlib.errors import DataError
+from covidlib.files import whole_file
+from covidlib.profile import Folds
+
+IMAGES, MASKS = "COVID-19-CT-Seg_20cases", "Lung_and_Infection_Mask"
+CLASSES = ("background", "left lung", "right lung", "infection")
+MA_GROUPS = (
+    ("coronacases_007", "coronacases_008", "radiopaedia_36_86526_0", "radiopaedia_4_85506_1"),
+    ("coronacases_004", "coronacases_009", "radiopaedia_14_85914_0", "radiopaedia_7_85703_0"),
+    ("coronacases_001", "coronacases_010", "radiopaedia_10_85902_1", "radiopaedia_29_86491_1"),
+    ("coronacases_003", "coronacases_005", "radiopaedia_27_86410_0", "radiopaedia_40_86625_0"),
+    ("coronacases_002", "coronacases_006", "radiopaedia_10_85902_3", "radiopaedia_29_86490_1"),
+)
+CASES = tuple(sorted(case for group in MA_GROUPS for case in group))
+ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
+HU_RANGE = (-4096, 32767)
+log = logging.getLogger("covidlib")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: arrays (x, y, z) in RAS+ order, and what is needed to write on its original grid.
+
+    image float32 in HU or grey 0-255 (`intensity` says which); labels uint8 0-3, or None; spacing_mm along x, y, z of the
+    arrays; affine, header and shape as stored; orientation the stored axis codes, e.g. "LPS".
+    """
+
+    id: str
+    image: np.ndarray
+    labels: np.ndarray | None
+    spacing_mm: tuple[float, float, float]
+    intensity: str
+    affine: np.ndarray
+    header: Any
+    orientation: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Case ids to train on and to test on; `number` counts from 0."""
+
+    number: int
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def list_cases(folder: str | Path) -> list[str]:
+    """Case ids of a folder, sorted; each has an image and a mask.
+
+    Raises:
+        DataError: no folder, no image in it, or images and masks that do not pair.
+    """
+    cases, problems, notes = _survey(folder)
+    for note in notes:
+        log.info(note)
+    if problems:
+        raise DataError("\n".join(problems))
+    return cases
+
+
+def check_folder(folder: str | Path, intensity: Mapping[str, str] | None = None) -> tuple[list[str], list[str], list[str]]:
+    """Read every case of a folder: (sound case ids, all problems, notes), for a report in one go."""
+    cases, problems, notes = _survey(folder)
+    sound = []
+    for case in cases:
+        try:
+            load_case(folder, case, (intensity or {}).get(case))
+            sound.append(case)
+        except DataError as error:
+            problems.extend(str(error).splitlines())
+    return sound, problems, notes
+
+
+def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Case:
+    """Read and check one case.
+
+    Args:
+        folder: holds the two folders of the release.
+        case: its id.
+        intensity: "hu" or "grey" to overrule the detection.
+
+    Raises:
+        DataError: one line per problem: unreadable, not 3-D, spacing, NaN, constant, intensity range; mask of another shape or
+            place, labels other than 0, 1, 2, 3.
+    """
+    image_path, mask_path = (_path(Path(folder) / sub, case) for sub in (IMAGES, MASKS))
+    image, header, affine = read_volume(image_path, case)
+    kind = intensity or detect_intensity(image)
+    problems = list(_image_problems(image, kind, f"{case}: {image_path}"))
+    labels, _, mask_affine = read_volume(mask_path, case)
+    problems += _mask_problems(labels, image, mask_affine, affine, f"{case}: {mask_path}")
+    if problems:
+        raise DataError("\n".join(problems))
+    return make_case(case, image, affine, header, str(kind), labels.astype(np.uint8))
+
+
+def make_case(
+    case: str, image: np.ndarray, affine: np.ndarray, header: Any, intensity: str, labels: np.ndarray | None = None
+) -> Case:
+    """Turn stored arrays (in the affine's order) into a Case in RAS+."""
+    import nibabel as nib
+
+    stored = nib.io_orientation(affine)
+    to_ras = [None if a is None else np.ascontiguousarray(nib.apply_orientation(a, stored)) for a in (image, labels)]
+    zooms = header.get_zooms()[:3]
+    spacing = tuple(float(zooms[list(stored[:, 0]).index(axis)]) for axis in range(3))
+    codes = "".join(nib.aff2axcodes(affine))
+    return Case(case, to_ras[0].astype(np.float32), to_ras[1], spacing, intensity, affine, header, codes)
+
+
+def to_stored_order(array: np.ndarray, case: Case) -> np.ndarray:
+    """An (x, y, z) RAS+ array of the case in the axis order and directions of its file."""
+    import nibabel as nib
+
+    stored = nib.io_orientation(case.affine)
+    return nib.apply_orientation(array, nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored))
+
+
+def save_labels(labels: np.ndarray, case: Case, path: str | Path) -> None:
+    """Write RAS+ labels (x, y, z) as uint8 NIfTI on the case's original grid, affine and header."""
+    import nibabel as nib
+
+    header = case.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0
+    image = nib.Nifti1Image(to_stored_order(labels, case).astype(np.uint8), case.affine, header)
+    with whole_file(Path(path)) as temporary:
+        nib.save(image, temporary)
+
+
+def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
+    """A 3-D NIfTI file as (array in stored order, header, affine).
+
+    Raises:
+        DataError: missing, truncated, not NIfTI, not 3-D, not numeric, spacing not positive, affine not invertible.
+    """
+    import nibabel as nib
+
+    where = f"{case}: {path}"
+    try:
+        image = nib.load(path)
+        with nib.openers.ImageOpener(path) as file:  # nibabel mends a bad spacing when it loads: read what is really there
+            spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+        array = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise DataError(
+            f"{where}: not a whole NIfTI file ({str(error) or type(error).__name__}); copy or download it again"
+        ) from error
+    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError) as error:
+        raise DataError(f"{where}: NIfTI header refused ({error}); write the file again") from error
+    if array.ndim != 3 or array.dtype.kind not in "iufb" or 0 in array.shape:
+        raise DataError(
+            f"{where}: shape {array.shape} of {array.dtype}; allowed: one 3-D volume of numbers; save the volume alone"
+        )
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise DataError(f"{where}: spacing {spacing.tolist()} mm; allowed: positive; correct pixdim in the header")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")
+    return array, image.header, image.affine
+
+
+def detect_intensity(image: np.ndarray) -> str | None:
+    """ "hu" (air well below zero), "grey" (0-255), or None where the values fit neither."""
+    low, high = float(np.min(image)), float(np.max(image))
+    if HU_RANGE[0] <= low <= -500 and high <= HU_RANGE[1]:
+        return "hu"
+    return "grey" if low >= -1 and 32 <= high <= 256 else None
+
+
+def make_folds(cases: Sequence[str], settings: Folds) -> list[Fold]:
+    """Deal cases into folds.
+
+    Args:
+        cases: all case ids.
+        settings: scheme "ma" (the five published groups), "random" (seeded), "grouped" (random, one patient's scans kept
+            together) or "inverted" (Ma et al.'s 20/80: train on the group, test on the rest).
+
+    Raises:
+        DataError: a case that no published group holds, a group without a case, or more folds than patients.
+    """
+    groups = _published(cases) if settings.scheme in ("ma", "inverted") else _dealt(cases, settings)
+    folds = []
+    for number, group in enumerate(groups):
+        rest = tuple(case for case in sorted(cases) if case not in group)
+        train, test = (group, rest) if settings.scheme == "inverted" else (rest, group)
+        folds.append(Fold(number, train, test))
+    return folds
+
+
+def _published(cases: Sequence[str]) -> list[tuple[str, ...]]:
+    unknown = sorted(set(cases) - set(CASES))
+    if unknown:
+        raise DataError(f"folds.scheme ma: {', '.join(unknown)} not among the 20 published cases; use scheme random or grouped")
+    groups = [tuple(case for case in group if case in cases) for group in MA_GROUPS]
+    if not all(groups):
+        raise DataError("folds.scheme ma: a published group has no case in this folder; use scheme random or grouped")
+    return groups
+
+
+def _dealt(cases: Sequence[str], settings: Folds) -> list[tuple[str, ...]]:
+    patients = {case: (case,) for case in sorted(cases)}
+    if settings.scheme == "grouped":
+        for scans in ONE_PATIENT:
+            present = tuple(sorted(scans & set(cases)))
+            patients.update(dict.fromkeys(present, present))
+    units = sorted(set(patients.values()))
+    if len(units) < settings.count:
+        raise DataError(f"folds.count is {settings.count}, but there are {len(units)} patients; allowed: 2 to {len(units)}")
+    order = np.random.default_rng(settings.seed).permutation(len(units))
+    groups: list[tuple[str, ...]] = [()] * settings.count
+    for index in sorted(order, key=lambda i: -len(units[i])):  # the large first, each to the smallest group so far
+        smallest = min(range(settings.count), key=lambda g: len(groups[g]))
+        groups[smallest] += units[index]
+    return [tuple(sorted(group)) for group in groups]
+
+
+def _case_id(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", path.name).replace("coronacases_org_", "coronacases_")
+
+
+def _path(folder: Path, case: str) -> Path:
+    found = [path for path in sorted(folder.glob("*.nii*")) if _case_id(path) == case]
+    if not found:
+        raise DataError(f"{case}: no {case}.nii.gz in {folder}; put it there or leave the case out")
+    return found[0]
+
+
+def _survey(folder: str | Path) -> tuple[list[str], list[str], list[str]]:
+    found, notes = {}, []
+    for sub in (IMAGES, MASKS):
+        paths = sorted((Path(folder) / sub).iterdir()) if (Path(folder) / sub).is_dir() else []
+        scans = [path for path in paths if re.search(r"\.nii(\.gz)?$", path.name) and not path.name.startswith(".")]
+        notes += [f"{path}: ignored, not a .nii or .nii.gz file" for path in paths if path not in scans]
+        found[sub] = {_case_id(path): path for path in scans}
+    if not found[IMAGES]:
+        layout = f"{IMAGES}/<case>.nii.gz and {MASKS}/<case>.nii.gz"
+        return (
+            [],
+            [f"{folder}: no case found; expected {layout}; 'python -m covidlib fetch --to DIR' downloads the release"],
+            notes,
+        )
+    missing = sorted(set(found[IMAGES]) - set(found[MASKS]))
+    extra = sorted(set(found[MASKS]) - set(found[IMAGES]))
+    problems = [f"{case}: {found[IMAGES][case]}: no mask {MASKS}/{case}.nii.gz; add it or remove the image" for case in missing]
+    problems += [
+        f"{case}: {found[MASKS][case]}: mask without image {IMAGES}/{case}.nii.gz; add it or remove the mask" for case in extra
+    ]
+    return sorted(set(found[IMAGES]) & set(found[MASKS])), problems, notes
+
+
+def _image_problems(image: np.ndarray, kind: str | None, where: str) -> Iterator[str]:
+    bad = int(image.size - np.isfinite(image).sum())
+    if bad:
+        yield f"{where}: {bad} voxels are NaN or infinite; allowed: finite values; replace them knowingly"
+    elif image.min() == image.max():
+        yield f"{where}: constant, every voxel is {image.flat[0]:g}; allowed: a CT scan; export it again"
+    elif kind is None:
+        yield (
+            f"{where}: values {image.min():g} to {image.max():g} are neither HU (air below -500) nor grey 0-255; "
+            "apply the rescale slope, or name the kind under data.intensity in the profile"
+        )
+    elif kind not in ("hu", "grey"):
+        yield f"{where}: intensity {kind!r}; allowed: hu, grey"
+
+
+def _mask_problems(
+    labels: np.ndarray, image: np.ndarray, mask_affine: np.ndarray, affine: np.ndarray, where: str
+) -> Iterator[str]:
+    if labels.shape != image.shape:
+        yield f"{where}: mask shape {labels.shape}, image shape {image.shape}; allowed: the same; resample the mask to the image"
+    elif (shift := _largest_shift_mm(mask_affine, affine, image.shape)) > 0.1:
+        yield f"{where}: mask lies up to {shift:.1f} mm off the image (another affine); allowed: 0.1 mm; save it with the image's affine"
+    if not np.isin(labels, (0, 1, 2, 3)).all():
+        wrong = np.unique(labels[~np.isin(labels, (0, 1, 2, 3))])[:5]
+        yield f"{where}: labels {wrong.tolist()} found; allowed: 0 background, 1 left lung, 2 right lung, 3 infection, as integers"
+
+
+def _largest_shift_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])], float)
+    return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())

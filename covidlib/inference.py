@@ -1,0 +1,74 @@
+"""A model and a volume in; probabilities on the working grid, and labels on the scan's own grid out. Paper section 3.4."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from covidlib.dataset import save_labels
+from covidlib.files import checksum, fingerprint, read_json, write_json
+from covidlib.network import build_network
+from covidlib.patches import Corner, crop, merge, windows
+from covidlib.preprocessing import Prepared, labels_on_grid
+from covidlib.profile import Inference
+from covidlib.runs import Run
+
+
+def predict_volume(model: keras.Model, volume: Prepared, settings: Inference, step: tuple[int, int, int]) -> np.ndarray:
+    """Class probabilities of a prepared volume.
+
+    Args:
+        model: from `build_network`.
+        volume: its image (x, y, z) is padded with air where it is smaller than a window or not a multiple of `step`.
+        settings: "windows" (half overlapping, plain mean; the paper) or "volume" (all at once; same network, 5 times less work).
+        step: `Network.smallest_step`.
+
+    Returns:
+        float32 (x, y, z, 4), summing to 1 over the classes.
+    """
+    shape = volume.image.shape
+    if settings.mode == "windows":
+        return merge(_predicted_windows(model, volume, settings), shape)
+    padded = [-(-n // m) * m for n, m in zip(shape, step, strict=True)]
+    whole = _probabilities(model, crop(volume.image, (0, 0, 0), padded, volume.air))
+    return whole[: shape[0], : shape[1], : shape[2]]
+
+
+def predict_fold(run: Run, number: int) -> dict[str, Path]:
+    """Predict a trained fold's test cases: labels as NIfTI on each case's original grid, affine and header.
+
+    Files that these weights and settings have already made stay. Returns case id -> file.
+    """
+    from tqdm import tqdm
+
+    folder, fold = run.fold_folder(number), run.folds[number]
+    weights = folder / "model.weights.h5"
+    settings = run.profile.as_dict()["inference"]
+    key = fingerprint([checksum(weights), settings, fold.test], "inference", "patches", "preprocessing", "dataset")
+    made = {case: run.prediction(number, case) for case in fold.test}
+    if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
+        return made
+    model = load_model(run, number)
+    for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
+        original = run.case(case)
+        probabilities = predict_volume(model, run.prepared([case])[0], run.profile.inference, run.profile.network.smallest_step)
+        save_labels(labels_on_grid(probabilities, original.image.shape), original, made[case])
+    write_json(folder / "predictions.json", key)
+    return made
+
+
+def load_model(run: Run, number: int) -> keras.Model:
+    """A trained fold's network with its weights."""
+    model = build_network(run.profile.network)
+    model.load_weights(run.fold_folder(number) / "model.weights.h5")
+    return model
+
+
+def _predicted_windows(model: keras.Model, volume: Prepared, settings: Inference) -> Iterator[tuple[Corner, np.ndarray]]:
+    for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
+        yield corner, _probabilities(model, window)
+
+
+def _probabilities(model: keras.Model, image: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(image[None, ..., None], training=False))[0]

@@ -1,0 +1,58 @@
+"""A profile in, the 3D U-Net out. Paper section 3.5 and figure 3 (after Çiçek et al. 2016)."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from covidlib.dataset import CLASSES
+from covidlib.profile import Network
+
+
+def build_network(settings: Network, seed: int = 0) -> keras.Model:
+    """Standard 3D U-Net for volumes of any size that `settings.smallest_step` divides.
+
+    Two (3 x 3 x 3 convolution, ReLU, batch normalization) per level, max pooling down, transposed convolution up, concatenated
+    skips, 1 x 1 x 1 convolution and softmax. With the paper's five levels of 32 to 512 filters: 22,587,204 parameters.
+
+    Args:
+        settings: filters per level, precision; `flat_levels` finest levels are pooled (and, with `flat_kernels`, convolved) in
+            plane only, for slices thicker than pixels.
+        seed: of the random weights (Glorot uniform).
+
+    Returns:
+        model: (B, X, Y, Z, 1) float32 -> (B, X, Y, Z, 4) float32 probabilities.
+    """
+    keras.utils.set_random_seed(seed)
+    depth = len(settings.filters) - 1
+    options: dict[str, Any] = {"dtype": settings.precision}
+    inputs = x = keras.Input((None, None, None, 1), name="image")
+    skips = []
+    for level in range(depth):
+        x = _two_convolutions(x, level, settings, f"down{level}", options)
+        skips.append(x)
+        x = layers.MaxPooling3D(_pool(level, settings), name=f"pool{level}", **options)(x)
+    x = _two_convolutions(x, depth, settings, "bottom", options)
+    for level in reversed(range(depth)):
+        pool = _pool(level, settings)
+        x = layers.Conv3DTranspose(settings.filters[level], pool, pool, padding="same", name=f"up{level}", **options)(x)
+        x = layers.Concatenate(name=f"skip{level}", **options)([x, skips[level]])
+        x = _two_convolutions(x, level, settings, f"merge{level}", options)
+    x = layers.Conv3D(len(CLASSES), 1, name="classes", **options)(x)
+    outputs = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
+    return keras.Model(inputs, outputs, name="unet3d")
+
+
+def _pool(level: int, settings: Network) -> tuple[int, int, int]:
+    return (2, 2, 1) if level < settings.flat_levels else (2, 2, 2)
+
+
+def _two_convolutions(
+    x: keras.KerasTensor, level: int, settings: Network, name: str, options: dict[str, Any]
+) -> keras.KerasTensor:
+    flat = settings.flat_kernels and level < settings.flat_levels
+    for part in "ab":
+        kernel = (3, 3, 1) if flat else 3
+        x = layers.Conv3D(settings.filters[level], kernel, padding="same", activation="relu", name=f"{name}{part}", **options)(x)
+        x = layers.BatchNormalization(momentum=settings.norm_momentum, name=f"{name}{part}_norm", **options)(x)
+    return x

@@ -1,0 +1,275 @@
+"""YAML and overrides in, a frozen and checked Profile out: every number a run depends on.
+
+The defaults below are the paper's (Müller et al. 2020, section in each comment). A profile file names what differs.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covidlib.errors import DataError
+
+PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+
+
+def _number(default: Any, low: float, high: float) -> Any:
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def _choice(default: str, *others: str) -> Any:
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the cases come from."""
+
+    source: str = _choice("folder", "phantom")  # folder: --data names it; phantom: made on first use
+    phantom_seed: int = _number(0, 0, 2**31)
+    phantom_scale: float = _number(1.0, 0.1, 1.0)  # voxels per axis of the phantoms, as a fraction of their full size
+    intensity: Mapping[str, str] = field(default_factory=dict)  # case -> hu | grey, where the detection is to be overruled
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How cases are dealt into training and test cases (section 3.1; Ma et al.'s published groups)."""
+
+    scheme: str = _choice("ma", "random", "grouped", "inverted")  # grouped: one patient's scans stay together
+    count: int = _number(5, 2, 20)  # of the random and grouped schemes
+    seed: int = _number(0, 0, 2**31)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Section 3.2."""
+
+    window_hu: tuple[float, float] = _number((-1250.0, 250.0), -4096, 32767)
+    grey: str = _choice("fixed", "volume")  # fixed: the window becomes 0-255; volume: each volume's own minimum and maximum do
+    spacing_mm: tuple[float, float, float] = _number((1.58, 1.58, 2.70), 0.3, 20)
+    low_pass: bool = True  # widen the cubic kernel where the grid gets coarser (the original does not)
+    z_score: str = _choice("volume", "fixed")  # mean and deviation of each volume, or these for all, whatever part a scan shows:
+    fixed_mean_grey: float = _number(100.0, 0, 255)
+    fixed_deviation_grey: float = _number(80.0, 1, 255)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Section 3.4."""
+
+    shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
+    batch_size: int = _number(2, 1, 64)
+    infection_fraction: float = _number(0.0, 0, 1)  # of the patches centred on an infected voxel; the paper draws uniformly
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Section 3.3; ranges from the original code."""
+
+    probability: float = _number(0.15, 0, 1)  # of each transform and sample, mirroring excepted
+    mirror_probability: float = _number(0.5, 0, 1)  # of each axis
+    swap_lungs: bool = True  # left-right mirroring swaps labels 1 and 2 (the original does not)
+    contrast: tuple[float, float] = _number((0.3, 3.0), 0.01, 100)
+    brightness: tuple[float, float] = _number((0.5, 2.0), 0.01, 100)
+    gamma: tuple[float, float] = _number((0.7, 1.5), 0.01, 100)
+    noise_deviation: tuple[float, float] = _number((0.0, 0.05), 0, 10)
+    elastic_alpha_vox: tuple[float, float] = _number((0.0, 900.0), 0, 1e5)
+    elastic_sigma_vox: tuple[float, float] = _number((9.0, 13.0), 0.5, 100)
+    rotation_degrees: tuple[float, float, float] = _number((15.0, 15.0, 15.0), 0, 180)  # about x, y, z; drawn from +-
+    scaling: tuple[float, float] = _number((0.85, 1.25), 0.2, 5)
+    image_order: int = _number(3, 0, 3)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Section 3.5."""
+
+    filters: tuple[int, ...] = _number((32, 64, 128, 256, 512), 1, 4096)  # per level, finest first
+    flat_levels: int = _number(0, 0, 8)  # finest levels pooled in plane only (thick slices)
+    flat_kernels: bool = False  # and convolved in plane only
+    norm_momentum: float = _number(0.99, 0.5, 0.9999)
+    precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")
+
+    @property
+    def smallest_step(self) -> tuple[int, int, int]:
+        """The numbers that must divide a volume's x, y, z for the skips to fit."""
+        depth = len(self.filters) - 1
+        return 2**depth, 2**depth, 2 ** max(0, depth - self.flat_levels)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Section 3.5, equations 1 to 3."""
+
+    alpha: float = _number(0.5, 0, 10)
+    beta: float = _number(0.5, 0, 10)
+    tversky_weight: float = _number(1.0, 0, 100)
+    cross_entropy_weight: float = _number(1.0, 0, 100)
+    counts: str = _choice("sample", "batch")  # soft counts per sample, or over the whole batch
+
+
+@dataclass(frozen=True)
+class Training:
+    """Section 3.6."""
+
+    epochs: int = _number(1000, 1, 100000)
+    batches_per_epoch: int = _number(150, 1, 100000)
+    validation_batches: int = _number(16, 0, 10000)
+    learning_rate: float = _number(1e-3, 1e-8, 10)
+    schedule: str = _choice("plateau", "cosine", "polynomial")
+    plateau_patience: int = _number(15, 1, 100000)
+    plateau_factor: float = _number(0.1, 1e-3, 1)
+    plateau_delta: float = _number(1e-4, 0, 1)
+    learning_rate_floor: float = _number(1e-5, 0, 1)
+    stop_patience: int = _number(100, 1, 100000)
+    weights: str = _choice("best", "last")  # predicted with: those of the best training loss, or the last
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Section 3.4, last paragraph."""
+
+    mode: str = _choice("windows", "volume")  # volume: the whole padded volume in one go
+    window_shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
+    overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of a run; `load_profile` reads one."""
+
+    name: str = "paper"
+    seed: int = _number(0, 0, 2**31)
+    data: Data = Data()
+    folds: Folds = Folds()
+    preprocessing: Preprocessing = Preprocessing()
+    patches: Patches = Patches()
+    augmentation: Augmentation = Augmentation()
+    network: Network = Network()
+    loss: Loss = Loss()
+    training: Training = Training()
+    inference: Inference = Inference()
+
+    def __post_init__(self) -> None:
+        """Raises DataError for patches or windows that the network cannot pool."""
+        step = self.network.smallest_step
+        for key, shape in (
+            ("patches.shape", self.patches.shape_vox),
+            ("inference.window_shape", self.inference.window_shape_vox),
+        ):
+            if any(n % m for n, m in zip(shape, step, strict=True)):
+                near = [max(m, round(n / m) * m) for n, m in zip(shape, step, strict=True)]
+                raise DataError(
+                    f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as nested plain values, as JSON and YAML can hold them."""
+        return _plain(dataclasses.asdict(self))
+
+
+def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """Read a profile by its name in profiles/ or by its path.
+
+    Args:
+        name: "demo", "surrogate", "paper", or the path of a YAML file of your own.
+        overrides: dotted key -> value, e.g. {"training.epochs": 3}; applied last.
+
+    Raises:
+        DataError: no such profile, a key that is no setting, a value of the wrong type or out of range.
+    """
+    import yaml
+
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise DataError(
+            f"profile {name}: no file {path.name}; allowed: {', '.join(profile_names())}, or the path of a .yaml file"
+        )
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise DataError(f"profile {path.name}: not valid YAML: {error}") from error
+    given = _section(given, f"profile {path.name}")
+    for key, value in (overrides or {}).items():
+        _put(given, key, value)
+    return _build(Profile, {"name": path.stem, **given}, path.name, "")
+
+
+def profile_names() -> list[str]:
+    """The profiles that ship with the project."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _section(given: Any, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise DataError(f"{where}: is {given!r}; allowed: a section of 'key: value' lines")
+    return {str(key): value for key, value in given.items()}
+
+
+def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = str(dotted).split(".")
+    for name in sections:
+        given[name] = given = _section(given.get(name) or {}, dotted)
+    given[key] = value
+
+
+def _build(cls: type, given: Mapping[str, Any], file: str, prefix: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    types_ = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        where = f"profile {file}: {prefix}{key}"
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise DataError(f"{where} is not a setting{hint}; allowed here: {', '.join(fields)}")
+        if dataclasses.is_dataclass(types_[key]):
+            values[key] = _build(types_[key], _section(value, where), file, f"{prefix}{key}.")
+        else:
+            values[key] = _checked(value, types_[key], fields[key].metadata, where)
+    return cls(**values)
+
+
+def _checked(value: Any, kind: Any, allowed: Mapping[str, Any], where: str) -> Any:
+    if typing.get_origin(kind) is tuple:
+        return _checked_tuple(value, typing.get_args(kind), allowed, where)
+    if typing.get_origin(kind) is not None:
+        return _checked_intensities(value, where)
+    wanted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise DataError(f"{where} is {value!r}; allowed: {kind.__name__}")
+    if "choices" in allowed and value not in allowed["choices"]:
+        raise DataError(f"{where} is {value!r}; allowed: {', '.join(allowed['choices'])}")
+    if "range" in allowed and not allowed["range"][0] <= value <= allowed["range"][1]:
+        low, high = allowed["range"]
+        raise DataError(f"{where} is {value!r}; allowed: {low:g} to {high:g}")
+    return float(value) if kind is float else value
+
+
+def _checked_tuple(value: Any, kinds: tuple[Any, ...], allowed: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+    open_ended = kinds[-1] is Ellipsis
+    size_ok = isinstance(value, list | tuple) and (len(value) >= 2 if open_ended else len(value) == len(kinds))
+    if not size_ok:
+        size = "two or more" if open_ended else len(kinds)
+        raise DataError(f"{where} is {value!r}; allowed: a list of {size} numbers ({kinds[0].__name__})")
+    checked = tuple(_checked(item, kinds[0], allowed, where) for item in value)
+    if len(kinds) == 2 and not open_ended and checked[0] > checked[1]:
+        raise DataError(f"{where} is {value!r}; allowed: the smaller number first")
+    return checked
+
+
+def _checked_intensities(value: Any, where: str) -> Mapping[str, str]:
+    wrong = {case: kind for case, kind in _section(value or {}, where).items() if kind not in ("hu", "grey")}
+    if wrong:
+        raise DataError(f"{where} is {wrong!r}; allowed: case: hu or case: grey")
+    return types.MappingProxyType(dict(value or {}))

@@ -1,0 +1,150 @@
+"""A run: one profile applied to one folder of cases, and where everything of it lies.
+
+runs/<profile>/prepared/<case>.npz
+               fold_<k>/{model.weights.h5, history.csv, fold.json, checkpoint.*, tensorboard/, predictions/<case>.nii.gz}
+               scores.csv  manifest.json  tables/  figures/  notebooks/ (executed)
+"""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds
+from covidlib.errors import DataError
+from covidlib.files import checksum, read_json, write_json
+from covidlib.preprocessing import Prepared, prepare_cached
+from covidlib.profile import Profile, load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A profile, the folder its cases are read from, the folder its results go to, the case ids and the folds."""
+
+    profile: Profile
+    data: Path
+    folder: Path
+    cases: tuple[str, ...]
+    folds: tuple[Fold, ...]
+
+    def fold_folder(self, number: int) -> Path:
+        """Where a fold's weights, history and predictions lie. DataError where there is no such fold."""
+        if not 0 <= number < len(self.folds):
+            raise DataError(f"fold {number}: no such fold; allowed: 0 to {len(self.folds) - 1}")
+        return self.folder / f"fold_{number}"
+
+    def prediction(self, number: int, case: str) -> Path:
+        """Predicted labels of a test case of a fold."""
+        return self.fold_folder(number) / "predictions" / f"{case}.nii.gz"
+
+    def case(self, case: str) -> Case:
+        """A case as stored, in RAS+."""
+        return load_case(self.data, case, self.profile.data.intensity.get(case))
+
+    def prepared(self, cases: Sequence[str]) -> list[Prepared]:
+        """Cases on the working grid, from the cache or made now, with a progress bar in a terminal."""
+        from tqdm import tqdm
+
+        intensity = self.profile.data.intensity
+        return [
+            prepare_cached(self.data, case, self.profile.preprocessing, intensity.get(case), self.folder / "prepared")
+            for case in tqdm(cases, "preparing", disable=None, leave=False)
+        ]
+
+
+def open_run(
+    profile: str | Path = "demo",
+    data: str | Path = "",
+    out: str | Path = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """Open or begin a run.
+
+    Args:
+        profile: name in profiles/, or path of a YAML file.
+        data: folder in the release's layout; "" takes the phantoms, made on first use, where the profile's data.source is phantom.
+        out: folder for the results; "" takes runs/<profile> in the project.
+        overrides: dotted settings that replace the profile's, e.g. {"training.epochs": 3}.
+
+    Raises:
+        DataError: a bad profile, no data, images and masks that do not pair, folds that cannot be made.
+    """
+    settings = load_profile(profile, overrides)
+    source = Path(data) if data else _default_data(settings)
+    cases = tuple(list_cases(source))
+    run = Run(
+        settings, source, Path(out) if out else ROOT / "runs" / settings.name, cases, tuple(make_folds(cases, settings.folds))
+    )
+    described = {"profile": settings.as_dict(), "folds": [{"test": fold.test, "train": fold.train} for fold in run.folds]}
+    if read_json(run.folder / "run.json") != _as_json(described):
+        write_json(run.folder / "run.json", described)
+    return run
+
+
+def write_manifest(run: Run) -> dict[str, Any]:
+    """Write and return manifest.json: versions, machine, seed, minutes of each fold, profile, checksums of the images."""
+    folds = {fold.number: read_json(run.fold_folder(fold.number) / "fold.json") for fold in run.folds}
+    manifest = {
+        "profile": run.profile.as_dict(),
+        "seed": run.profile.seed,
+        "data": data_name(run),
+        "machine": machine(),
+        "versions": versions(),
+        "folds": {str(number): content for number, content in folds.items() if content},
+        "checksums": {path.name: checksum(path) for path in sorted((run.data / IMAGES).glob("*.nii*"))},
+    }
+    write_json(run.folder / "manifest.json", manifest)
+    return manifest
+
+
+def data_name(run: Run) -> str:
+    """What every number of the run must be called by: phantoms, the 8-bit surrogate, or the folder's name."""
+    if (run.data / "phantom.json").is_file():
+        return "phantoms (synthetic chests)"
+    return "8-bit surrogate of COVID-19-CT-Seg" if (run.data / "manifest.csv").is_file() else run.data.name
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine in one line."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB memory"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _default_data(settings: Profile) -> Path:
+    from covidlib.phantom import make_phantoms
+
+    if settings.data.source != "phantom":
+        raise DataError(
+            f"profile {settings.name}: no data folder given; name one in the release's layout (--data DIR, or data = ... in a "
+            "notebook); 'python -m covidlib fetch --to DIR' downloads the release"
+        )
+    seed, scale = settings.data.phantom_seed, settings.data.phantom_scale
+    return make_phantoms(ROOT / "data" / f"phantom-seed{seed}-scale{scale:g}", seed=seed, scale=scale)
+
+
+def _as_json(content: Any) -> Any:
+    import json
+
+    return json.loads(json.dumps(content))

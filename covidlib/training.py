@@ -1,0 +1,236 @@
+"""A fold in; trained weights and a history out. Stops at any minute and goes on. Paper section 3.6."""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from covidlib.batches import Batches
+from covidlib.errors import DataError
+from covidlib.files import fingerprint, read_json, whole_file, write_json
+from covidlib.losses import SoftDice, TverskyCrossEntropy
+from covidlib.network import build_network
+from covidlib.preprocessing import Prepared
+from covidlib.profile import Profile, Training
+from covidlib.runs import Run, machine, versions
+
+CODE = ("augmentation", "batches", "losses", "network", "patches", "training")
+log = logging.getLogger("covidlib")
+
+
+def train_fold(run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]], None] | None = None) -> list[dict[str, float]]:
+    """Train one fold, or go on with it, or return what is there if it is finished.
+
+    What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
+    fold_<k>.previous and training begins anew.
+
+    Args:
+        run: the run.
+        number: the fold.
+        on_epoch: called with the history after each epoch, for live curves.
+
+    Returns:
+        history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
+    """
+    folder = run.fold_folder(number)
+    key = _key(run, number)
+    state = _state(folder, key)
+    if state.get("done"):
+        return state["history"]
+    fold = run.folds[number]
+    train, test = run.prepared(fold.train), run.prepared(fold.test)
+    model = compiled_network(run.profile)
+    history = fit(model, train, test, run.profile, folder, key, on_epoch)
+    epochs = {"epochs": len(history), "minutes": history[-1]["minutes"]}
+    write_json(folder / "fold.json", {**epochs, "machine": machine(), "versions": versions(), "test": fold.test})
+    return history
+
+
+def compiled_network(profile: Profile) -> keras.Model:
+    """The profile's network with its loss, soft Dice metrics and Adam, ready to fit."""
+    model = build_network(profile.network, profile.seed)
+    model.compile(
+        optimizer=keras.optimizers.Adam(profile.training.learning_rate),
+        loss=TverskyCrossEntropy(profile.loss),
+        metrics=[SoftDice((1, 2), "soft_dice_lungs"), SoftDice((3,), "soft_dice_infection")],
+        jit_compile=keras.backend.backend() == "jax",  # XLA on a CPU is many times slower at 3D convolution
+    )
+    return model
+
+
+def fit(
+    model: keras.Model,
+    train: list[Prepared],
+    test: list[Prepared],
+    profile: Profile,
+    folder: Path,
+    key: str = "",
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Fit `model` on the cases of `train`, watching crops of `test`; continue from the checkpoint in `folder` if there is one.
+
+    Leaves model.weights.h5 (best training loss, or last: `training.weights`) and history.csv in `folder`, and these weights in
+    the model. Returns the history.
+    """
+    settings = profile.training
+    keeper = Keeper(folder, settings, key, on_epoch)
+    begun = keeper.load(model)
+    watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
+    if not keeper.finished:
+        model.fit(
+            Batches(train, profile, settings.batches_per_epoch, epoch=begun),
+            validation_data=watch,
+            initial_epoch=begun,
+            epochs=settings.epochs,
+            callbacks=[keeper, *_tensorboard(folder)],
+            shuffle=False,
+            verbose=0,
+        )
+    keeper.close(model)
+    return keeper.state["history"]
+
+
+def next_rate(epoch: int, state: dict[str, Any], settings: Training) -> float:
+    """Learning rate of an epoch (counted from 0): as the plateau rule left it, or by the cosine or polynomial schedule."""
+    if settings.schedule == "plateau":
+        return float(state["rate"])
+    share = epoch / settings.epochs
+    shape = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else (1 - share) ** 0.9
+    return max(settings.learning_rate_floor, settings.learning_rate * shape)
+
+
+def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
+    """Update the schedule's memory with an epoch's training loss: best so far, epochs without a fall, rate, whether to stop.
+
+    A fall is one by more than `plateau_delta` for the rate; early stopping counts every epoch without a new lowest loss.
+    """
+    state["since_best"] = 0 if loss < state["best"] else state["since_best"] + 1
+    state["best"] = min(state["best"], loss)
+    fell = loss < state["plateau_best"] - settings.plateau_delta
+    state["plateau_best"] = loss if fell else state["plateau_best"]
+    state["since_fall"] = 0 if fell else state["since_fall"] + 1
+    if settings.schedule == "plateau" and state["since_fall"] >= settings.plateau_patience:
+        state["rate"] = max(settings.learning_rate_floor, state["rate"] * settings.plateau_factor)
+        state["since_fall"] = 0
+    state["stop"] = state["since_best"] >= settings.stop_patience
+
+
+class Keeper(keras.callbacks.Callback):
+    """Sets each epoch's learning rate, and keeps weights, optimizer, schedule and history on disk after each epoch."""
+
+    def __init__(self, folder: Path, settings: Training, key: str, on_epoch: Callable | None):
+        """`key` is written into the checkpoint: what made it."""
+        super().__init__()
+        self.folder, self.settings, self.on_epoch = Path(folder), settings, on_epoch
+        fresh = {"rate": settings.learning_rate, "best": math.inf, "plateau_best": math.inf, "since_best": 0, "since_fall": 0}
+        self.state: dict[str, Any] = {"key": key, "done": False, "stop": False, "history": [], **fresh}
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.state["stop"] or len(self.state["history"]) >= self.settings.epochs
+
+    def load(self, model: keras.Model) -> int:
+        """Restore the last checkpoint into model and optimizer; returns the epoch to begin with (0 where there is none)."""
+        kept = read_json(self.folder / "checkpoint.json")
+        if kept:
+            self.state = kept
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self._weights(len(kept["history"])))
+        return len(self.state["history"])
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the learning rate."""
+        self.started = time.monotonic()
+        self.model.optimizer.learning_rate = next_rate(epoch, self.state, self.settings)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """After a few batches of the first epoch: say what the whole will cost."""
+        self.ticks = [*self.ticks, time.monotonic()] if batch else [time.monotonic()]
+        if batch == 5 and not self.state["history"]:
+            minutes = self.settings.epochs * self.settings.batches_per_epoch * (self.ticks[5] - self.ticks[0]) / 5 / 60
+            log.info("%s: at most %d epochs, about %.0f minutes", self.folder.name, self.settings.epochs, minutes)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Write everything needed to go on; the JSON file last, for it says which weights count."""
+        numbers = {name: float(value) for name, value in (logs or {}).items()}
+        rate = float(self.model.optimizer.learning_rate)
+        before = self.state["history"][-1]["minutes"] if self.state["history"] else 0.0
+        minutes = before + (time.monotonic() - self.started) / 60
+        if not math.isfinite(numbers["loss"]):
+            what = f"{self.folder.name}: the loss is {numbers['loss']} in epoch {epoch + 1}"
+            raise DataError(f"{what}; allowed: a finite number; lower training.learning_rate")
+        best = numbers["loss"] < self.state["best"]
+        after_epoch(self.state, numbers["loss"], self.settings)
+        self.state["history"].append({"epoch": epoch + 1, **numbers, "learning_rate": rate, "minutes": minutes})
+        _save(self.model, self._weights(epoch + 1))
+        if best or self.settings.weights == "last":
+            shutil.copyfile(self._weights(epoch + 1), self.folder / "kept.weights.h5")
+        write_json(self.folder / "checkpoint.json", self.state)
+        self._weights(epoch).unlink(missing_ok=True)
+        _write_history(self.folder, self.state["history"])
+        self.model.stop_training = bool(self.state["stop"])
+        if self.on_epoch:
+            self.on_epoch(self.state["history"])
+
+    def close(self, model: keras.Model) -> None:
+        """Put the kept weights into the model and beside the history, without the optimizer; drop the checkpoint."""
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self.folder / "kept.weights.h5")
+        bare = keras.Model(model.inputs, model.outputs)
+        _save(bare, self.folder / "model.weights.h5")
+        write_json(self.folder / "checkpoint.json", {**self.state, "done": True})
+        for path in (self.folder / "kept.weights.h5", self._weights(len(self.state["history"]))):
+            path.unlink(missing_ok=True)
+
+    def _weights(self, epoch: int) -> Path:
+        return self.folder / f"checkpoint-{epoch:04d}.weights.h5"
+
+
+def _key(run: Run, number: int) -> str:
+    settings = run.profile.as_dict()
+    fold = run.folds[number]
+    made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
+    volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
+    return fingerprint([made_by, fold.train, fold.test, volumes], *CODE)
+
+
+def _content(run: Run, case: str) -> str:
+    import numpy as np
+
+    run.prepared([case])
+    with np.load(run.folder / "prepared" / f"{case}.npz") as kept:
+        return str(kept["content"])
+
+
+def _state(folder: Path, key: str) -> dict[str, Any]:
+    state = read_json(folder / "checkpoint.json") or {}
+    if state and state["key"] != key:
+        aside = folder.with_name(f"{folder.name}.previous")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        log.warning("%s: settings, data or code changed; trained anew, the old fold is kept in %s", folder.name, aside.name)
+        return {}
+    return state
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    with whole_file(path) as temporary:
+        model.save_weights(temporary)
+
+
+def _write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    lines = [",".join(history[0])] + [",".join(f"{value:.6g}" for value in row.values()) for row in history]
+    with whole_file(folder / "history.csv") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
+    if keras.backend.backend() != "tensorflow":
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]

@@ -1,0 +1,108 @@
+"""Look through a volume slice by slice, in Jupyter and, as the links live in the browser, in the static book."""
+
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets as W
+import numpy as np
+import traitlets as T
+
+from covidlib.dataset import CLASSES
+from covidlib.errors import DataError
+
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # plane -> the axis that its slices are counted along
+COLORS = ("#6EC6F5", "#1F6FD0", "#F0402C")  # blues, and a red that every kind of color blindness tells from them
+LEGEND = {label: (CLASSES[label], color) for label, color in enumerate(COLORS, 1)}
+INFECTION = CLASSES.index("infection")
+RANGES = {"hu": (-1250.0, 250.0), "grey": (0.0, 255.0)}  # one range in two units (paper, preprocessing)
+PRESETS_HU = {"lung": (-1250.0, 150.0), "mediastinum": (-160.0, 240.0), "full": (-np.inf, np.inf)}
+
+
+class SliceCanvas(anywidget.AnyWidget):
+    """One slice of a gzipped uint8 volume (x, y, z; RAS+) on a canvas; viewer.js draws what these traits say."""
+
+    _esm, _css = Path(__file__).with_suffix(".js"), Path(__file__).with_suffix(".css")
+    volume, labels = (T.Bytes().tag(sync=True) for _ in range(2))
+    shape, spacing_mm, span, window, presets = (T.List().tag(sync=True) for _ in range(5))  # span: what 0 and 255 mean
+    classes, start = (T.List().tag(sync=True) for _ in range(2))  # (label, name, color); first slice shown per plane
+    plane, index, max_index = (T.Int(0).tag(sync=True) for _ in range(3))
+    preset = T.Int(0, allow_none=True).tag(sync=True)  # None: a window set by hand
+    opacity, jump, unit = T.Float(0.4).tag(sync=True), T.Bool(False).tag(sync=True), T.Unicode().tag(sync=True)
+
+
+def view(image: Any, labels: np.ndarray | None = None, spacing_mm: Sequence[float] = (1, 1, 1),
+         window: Sequence[float] | None = None, intensity: str = "grey",
+         classes: Mapping[int, tuple[str, str]] = LEGEND) -> W.VBox:
+    """Show a volume, with labels over it, in radiological display (the patient's right on the viewer's left).
+
+    Args:
+        image: (x, y, z) RAS+ array in HU or grey 0-255; or a Case, which brings labels, spacing and intensity along.
+        labels: (x, y, z) array of 0 and the keys of `classes`; None shows the Case's labels, or no overlay.
+        spacing_mm: size of a voxel along x, y, z.
+        window: intensities to spread over 256 levels, shown first; default -1250..250 HU (5.9 a level) or 0..255.
+        intensity: "hu" or "grey".
+        classes: label -> (name, "#rrggbb"). Label 3 is the infection that the viewer opens on and jumps to.
+    Returns: a box with the canvas (`.canvas`) over its controls. A page holds the whole volume: crop what is large.
+    Raises:
+        DataError: for a shape, label, spacing, window or intensity that cannot be shown. NaN shows as the lowest value.
+    """
+    if hasattr(image, "spacing_mm"):
+        labels = image.labels if labels is None else labels
+        image, spacing_mm, intensity = image.image, image.spacing_mm, image.intensity
+    image, unit = np.asarray(image, np.float32), str(intensity).lower()
+    labels, classes = (np.zeros(image.shape, np.uint8), {}) if labels is None else (np.asarray(labels), classes)
+    span = [float(v) for v in window or RANGES.get(unit, (0, 1))]
+    _check(image, labels, spacing_mm, span, unit, {0, *classes})
+    counts = [(labels == INFECTION).sum(axis=tuple({0, 1, 2} - {axis})) for axis in PLANES.values()]
+    canvas = SliceCanvas(
+        volume=_pack((np.nan_to_num(image, nan=span[0]) - span[0]) / (span[1] - span[0]) * 255), labels=_pack(labels),
+        shape=list(image.shape), spacing_mm=list(map(float, spacing_mm)), span=span, unit="HU" if unit == "hu" else "",
+        classes=[[int(k), *v] for k, v in classes.items()], presets=_presets(span, unit), preset=2 if window else 0,
+        start=[int(c.argmax()) if c.any() else len(c) // 2 for c in counts], max_index=max(1, image.shape[2] - 1))
+    canvas.index, canvas.window = canvas.start[0], canvas.presets[canvas.preset]
+    return _with_controls(canvas, can_jump=bool(counts[0].any()))
+
+
+def _check(image: np.ndarray, labels: np.ndarray, spacing_mm: Sequence, span: list, unit: str, known: set) -> None:
+    unknown = sorted(set(np.unique(labels).tolist()) - known)
+    for wrong, message in (
+        (unit not in RANGES, f"intensity is {unit!r}; allowed: 'hu' or 'grey'"),
+        (image.ndim != 3 or not image.size, f"image has shape {image.shape}; give one volume with axes (x, y, z)"),
+        (labels.shape != image.shape, f"labels have shape {labels.shape}, not the image's {image.shape}; use one grid"),
+        (unknown, f"labels hold {unknown}; allowed: {sorted(known)}; name further ones in `classes`"),
+        (len(spacing_mm) != 3 or min(spacing_mm) <= 0, f"spacing_mm is {spacing_mm}; give three lengths above 0 mm"),
+        (len(span) != 2 or span[0] >= span[-1], f"window is {span}; give (low, high) with low < high"),
+    ):
+        if wrong:
+            raise DataError(message)
+
+
+def _presets(span: list[float], unit: str) -> list[list[float]]:
+    hus = np.array(list(PRESETS_HU.values()))
+    return np.clip(np.interp(hus, RANGES["hu"], RANGES[unit]) if unit == "grey" else hus, *span).round(3).tolist()
+
+
+def _pack(values: np.ndarray) -> bytes:
+    """Gzipped uint8 in C order; without a time stamp, so that equal volumes give equal pages."""
+    return gzip.compress(values.clip(0, 255).round().astype(np.uint8).tobytes(), 6, mtime=0)
+
+
+def _with_controls(canvas: SliceCanvas, can_jump: bool) -> W.VBox:
+    controls = {
+        "plane": W.ToggleButtons(options=list(PLANES), description="Plane"),
+        "index": W.IntSlider(canvas.index, 0, canvas.max_index, description="Slice"),
+        "jump": W.ToggleButton(description="Slice with most infection", disabled=not can_jump),
+        "preset": W.ToggleButtons(options=list(PRESETS_HU), index=canvas.preset, description="Window"),
+        "window": W.FloatRangeSlider(value=canvas.window, min=canvas.span[0], max=canvas.span[1], readout_format=".0f",
+                                     step=(canvas.span[1] - canvas.span[0]) / 250, description=canvas.unit),
+        "opacity": W.FloatSlider(canvas.opacity, min=0, max=1, step=0.05, description="Overlay"),
+    }
+    for trait, control in controls.items():
+        W.jslink((control, "index" if trait in ("plane", "preset") else "value"), (canvas, trait))
+    W.jsdlink((canvas, "max_index"), (controls["index"], "max"))
+    box = W.VBox([canvas, *controls.values()]).add_class("covidlib-viewer")
+    box.canvas, box.controls = canvas, controls
+    return box
