@@ -51,7 +51,7 @@ def augmented_crop(
 
 
 def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lungs: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror along each axis that is true. Along x, left and right: a mirrored left lung is a right lung, so labels 1 and 2 swap."""
+    """Mirror along each axis that is true. Along x a mirrored left lung is a right lung, so labels 1 and 2 swap."""
     flip = [axis for axis in range(3) if axes[axis]]
     if axes[0] and swap_lungs:
         labels = np.array([0, 2, 1, 3], np.uint8)[labels]

@@ -115,12 +115,18 @@ def make_case(
     """Turn stored arrays (in the affine's order) into a Case in RAS+."""
     import nibabel as nib
 
-    stored = nib.io_orientation(affine)
-    to_ras = [None if a is None else np.ascontiguousarray(nib.apply_orientation(a, stored)) for a in (image, labels)]
-    zooms = header.get_zooms()[:3]
-    spacing = tuple(float(zooms[list(stored[:, 0]).index(axis)]) for axis in range(3))
-    codes = "".join(nib.aff2axcodes(affine))
-    return Case(case, to_ras[0].astype(np.float32), to_ras[1], spacing, intensity, affine, header, codes)
+    zooms, order = header.get_zooms()[:3], list(nib.io_orientation(affine)[:, 0])
+    spacing = tuple(float(zooms[order.index(axis)]) for axis in range(3))
+    image = to_canonical(image, affine).astype(np.float32)
+    labels = None if labels is None else to_canonical(labels, affine)
+    return Case(case, image, labels, spacing, intensity, affine, header, "".join(nib.aff2axcodes(affine)))
+
+
+def to_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A stored (i, j, k) array in RAS+ order: axes permuted and flipped to the closest, nothing interpolated."""
+    import nibabel as nib
+
+    return np.ascontiguousarray(nib.apply_orientation(array, nib.io_orientation(affine)))
 
 
 def to_stored_order(array: np.ndarray, case: Case) -> np.ndarray:
@@ -283,12 +289,12 @@ def _mask_problems(
     labels: np.ndarray, image: np.ndarray, mask_affine: np.ndarray, affine: np.ndarray, where: str
 ) -> Iterator[str]:
     if labels.shape != image.shape:
-        yield f"{where}: mask shape {labels.shape}, image shape {image.shape}; allowed: the same; resample the mask to the image"
+        yield f"{where}: mask shape {labels.shape}, image shape {image.shape}; allowed: the same; resample the mask"
     elif (shift := _largest_shift_mm(mask_affine, affine, image.shape)) > 0.1:
-        yield f"{where}: mask lies up to {shift:.1f} mm off the image (another affine); allowed: 0.1 mm; save it with the image's affine"
+        yield f"{where}: mask lies up to {shift:.1f} mm off the image (another affine); allowed: 0.1 mm; save it with the image's"
     if not np.isin(labels, (0, 1, 2, 3)).all():
         wrong = np.unique(labels[~np.isin(labels, (0, 1, 2, 3))])[:5]
-        yield f"{where}: labels {wrong.tolist()} found; allowed: 0 background, 1 left lung, 2 right lung, 3 infection, as integers"
+        yield f"{where}: labels {wrong.tolist()} found; allowed: the integers 0 background, 1 left, 2 right lung, 3 infection"
 
 
 def _largest_shift_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -47,18 +47,22 @@ def score(truth: np.ndarray, prediction: np.ndarray) -> list[dict[str, float | s
     return rows
 
 
-def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":
-    """Score the predictions of folds at the original resolution and write scores.csv: fold, case and the columns of `score`."""
-    import nibabel as nib
+def score_fold(run: Run, number: int) -> "pd.DataFrame":
+    """Scores of a fold's predictions at the original resolution: fold, case and the columns of `score`, one row per class."""
     import pandas as pd
 
     rows = []
-    for number in folds:
-        for case in run.folds[number].test:
-            truth = nib.load(run.prediction(number, case))
-            predicted = nib.as_closest_canonical(truth).get_fdata(dtype=np.float32).astype(np.uint8)
-            rows += [{"fold": number, "case": case, **row} for row in score(run.case(case).labels, predicted)]
-    scores = pd.DataFrame(rows)
+    for case in run.folds[number].test:
+        counted = score(run.case(case).labels, run.predicted_labels(number, case))
+        rows += [{"fold": number, "case": case, **row} for row in counted]
+    return pd.DataFrame(rows)
+
+
+def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":
+    """`score_fold` of several folds, also written to the run's scores.csv."""
+    import pandas as pd
+
+    scores = pd.concat([score_fold(run, number) for number in folds], ignore_index=True)
     with whole_file(run.folder / "scores.csv") as temporary:
         scores.to_csv(temporary, index=False, float_format="%.6g")
     return scores

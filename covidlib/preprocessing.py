@@ -80,7 +80,7 @@ def to_grey(image: np.ndarray, intensity: str, settings: Preprocessing) -> np.nd
 
 
 def z_score(image: np.ndarray, settings: Preprocessing) -> np.ndarray:
-    """Grey (x, y, z) minus a mean, by a deviation, float32: those of the whole volume (paper), or the profile's for all volumes."""
+    """Grey (x, y, z) minus a mean, by a deviation, float32: those of the whole volume (paper) or of the profile."""
     if settings.z_score == "fixed":
         return ((image - settings.fixed_mean_grey) / settings.fixed_deviation_grey).astype(np.float32)
     return ((image - image.mean(dtype=np.float64)) / max(image.std(dtype=np.float64), 1e-6)).astype(np.float32)

@@ -43,6 +43,11 @@ class Folds:
     count: int = _number(5, 2, 20)  # of the random and grouped schemes
     seed: int = _number(0, 0, 2**31)
 
+    @property
+    def number(self) -> int:
+        """How many folds there are."""
+        return self.count if self.scheme in ("random", "grouped") else 5
+
 
 @dataclass(frozen=True)
 class Preprocessing:

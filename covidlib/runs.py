@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds
+import numpy as np
+
+from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds, read_volume, to_canonical
 from covidlib.errors import DataError
 from covidlib.files import checksum, read_json, write_json
 from covidlib.preprocessing import Prepared, prepare_cached
@@ -43,6 +45,13 @@ class Run:
         """Predicted labels of a test case of a fold."""
         return self.fold_folder(number) / "predictions" / f"{case}.nii.gz"
 
+    def predicted_labels(self, number: int, case: str) -> np.ndarray:
+        """The prediction as uint8 labels (x, y, z) in RAS+. DataError where the fold has not been predicted."""
+        path = self.prediction(number, case)
+        if not path.is_file():
+            raise DataError(f"{case}: no {path.name} of fold {number}; run notebook 04_training with fold = {number}")
+        return to_canonical(*read_volume(path, case)[::2]).astype(np.uint8)
+
     def case(self, case: str) -> Case:
         """A case as stored, in RAS+."""
         return load_case(self.data, case, self.profile.data.intensity.get(case))
@@ -68,7 +77,7 @@ def open_run(
 
     Args:
         profile: name in profiles/, or path of a YAML file.
-        data: folder in the release's layout; "" takes the phantoms, made on first use, where the profile's data.source is phantom.
+        data: folder in the release's layout; "" takes the phantoms, made on first use, where the profile asks for them.
         out: folder for the results; "" takes runs/<profile> in the project.
         overrides: dotted settings that replace the profile's, e.g. {"training.epochs": 3}.
 

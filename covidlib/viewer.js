@@ -59,6 +59,7 @@ async function render({ model, el }) {
   const current = () => clamp(get("index"), 0, slices(shown) - 1);
   const step = (n) => put({ index: clamp(current() + n, 0, slices(shown) - 1) });
   const intensity = (grey) => low + (grey / 255) * (high - low);
+  const round = (value) => value.toFixed(high - low < 100 ? 2 : 0);
 
   function draw() {
     if (!image.length) return;
@@ -82,7 +83,7 @@ async function render({ model, el }) {
     frame.style.width = `${(100 * wide) / longest}%`;
     frame.style.height = `${(100 * tall) / longest}%`;
     edges.forEach((edge, i) => { edge.textContent = letters[i]; });
-    where.textContent = `${name} slice ${k + 1} of ${slices(shown)}`;
+    where.textContent = `${name} slice ${k + 1} of ${slices(shown)} · window ${round(from)} to ${round(to)} ${get("unit")}`;
     canvas.setAttribute("aria-label", `${name} CT slice; arrow keys change it`);
     canvas.setAttribute("aria-valuenow", k + 1);
     canvas.setAttribute("aria-valuemin", 1);
@@ -98,9 +99,8 @@ async function render({ model, el }) {
     voxel[along] = current();
     const at = voxel.reduce((sum, v, axis) => sum + v * stride[axis], 0), grey = image[at];
     const beyond = get("unit") && grey === 0 ? "≤ " : get("unit") && grey === 255 ? "≥ " : ""; // HU are cut to the span
-    const value = beyond + intensity(grey).toFixed(high - low < 100 ? 2 : 0);
     const mm = voxel.map((v, axis) => `${"xyz"[axis]} ${(v * spacing[axis]).toFixed(1)}`).join("  ");
-    readout.textContent = `${value} ${get("unit")} · ${names[labels[at]] ?? "background"} · ${mm} mm`;
+    readout.textContent = `${beyond}${round(intensity(grey))} ${get("unit")} · ${names[labels[at]] ?? "background"} · ${mm} mm`;
   }
 
   function changePlane() {

@@ -93,12 +93,12 @@ def _pack(values: np.ndarray) -> bytes:
 def _with_controls(canvas: SliceCanvas, can_jump: bool) -> W.VBox:
     controls = {
         "plane": W.ToggleButtons(options=list(PLANES), description="Plane"),
-        "index": W.IntSlider(canvas.index, 0, canvas.max_index, description="Slice"),
+        "index": W.IntSlider(canvas.index, 0, canvas.max_index, description="Slice", readout=False),
         "jump": W.ToggleButton(description="Slice with most infection", disabled=not can_jump),
         "preset": W.ToggleButtons(options=list(PRESETS_HU), index=canvas.preset, description="Window"),
-        "window": W.FloatRangeSlider(value=canvas.window, min=canvas.span[0], max=canvas.span[1], readout_format=".0f",
-                                     step=(canvas.span[1] - canvas.span[0]) / 250, description=canvas.unit),
-        "opacity": W.FloatSlider(canvas.opacity, min=0, max=1, step=0.05, description="Overlay"),
+        "window": W.FloatRangeSlider(value=canvas.window, min=canvas.span[0], max=canvas.span[1], readout=False,
+                                     step=10.0 ** int(np.log10(np.ptp(canvas.span)) - 2), description="Range"),
+        "opacity": W.FloatSlider(canvas.opacity, min=0, max=1, step=0.05, description="Overlay", readout=False),
     }
     for trait, control in controls.items():
         W.jslink((control, "index" if trait in ("plane", "preset") else "value"), (canvas, trait))

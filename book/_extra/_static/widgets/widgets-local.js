@@ -2,8 +2,11 @@
 (function () {
   "use strict";
   var here = new URL(".", document.currentScript.src).href;
-  window.__jupyter_widgets_assets_path__ = here + "fonts/";
-  window.requirejs.config({ baseUrl: here });
+  window.requirejs.config({
+    baseUrl: here,
+    // embed-amd.js takes the place of its own modules for the place of its fonts
+    paths: { "@jupyter-widgets/html-manager": "fonts/html-manager", "@jupyter-widgets/html-manager/dist": "fonts" },
+  });
   document.currentScript.dataset.jupyterWidgetsCdn = here; // where embed-amd.js looks for a module that baseUrl lacks
   // Widgets ask MathJax 2 to typeset their labels (MathJax.Hub.Queue); the book's pages carry MathJax 3.
   window.addEventListener("load", function () {

@@ -1,0 +1,93 @@
+# Which notebook makes what from what: the only place that knows the order.
+#   python -m covidlib run --profile demo          the usual way in
+#   snakemake --cores 2 --config profile=demo      the same, by hand
+import sys
+from covidlib.dataset import IMAGES, MASKS
+from covidlib.profile import PROFILES, load_profile
+from covidlib.runs import ROOT
+
+name, data, out = (config.get(key, default) for key, default in (("profile", "demo"), ("data", ""), ("out", "")))
+settings = load_profile(name)
+RUN = Path(out or ROOT / "runs" / settings.name)
+ALL = list(range(settings.folds.number))
+FOLDS = [int(fold) for fold in str(config.get("folds", "")).split(",") if fold] or ALL
+
+PROFILE = name if str(name).endswith((".yaml", ".yml")) else str(PROFILES / f"{name}.yaml")
+SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
+CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
+ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
+COVIDLIB = f"'{sys.executable}' -m covidlib"
+
+
+def modules(*names):
+    return [str(ROOT / "covidlib" / f"{name}.py") for name in (*names, "profile", "runs", "files", "workflow")]
+
+
+def notebook(name):
+    return str(ROOT / "notebooks" / f"{name}.ipynb")
+
+
+DATA = ["dataset", "phantom", "preprocessing"]
+TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "training", "inference"]
+
+
+rule all:
+    input:
+        [str(RUN / "notebooks" / f"{page}.ipynb") for page in
+         ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures")],
+        [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
+
+
+rule prepare:
+    input: PROFILE, SCANS, modules(*DATA)
+    output: touch(str(RUN / "prepared.done"))
+    shell: f"{COVIDLIB} prepare {CHOSEN}"
+
+
+rule data_exploration:
+    input: rules.prepare.output, PROFILE, notebook("01_data_exploration"), modules(*DATA, "figures", "viewer")
+    output: str(RUN / "notebooks" / "01_data_exploration.ipynb")
+    shell: f"{COVIDLIB} notebook 01_data_exploration {CHOSEN}"
+
+
+rule preprocessing:
+    input: rules.prepare.output, PROFILE, notebook("02_preprocessing"), modules(*DATA, "figures")
+    output: str(RUN / "notebooks" / "02_preprocessing.ipynb")
+    shell: f"{COVIDLIB} notebook 02_preprocessing {CHOSEN}"
+
+
+rule augmentation:
+    input: rules.prepare.output, PROFILE, notebook("03_augmentation"), modules(*DATA, "patches", "augmentation", "figures")
+    output: str(RUN / "notebooks" / "03_augmentation.ipynb")
+    shell: f"{COVIDLIB} notebook 03_augmentation {CHOSEN}"
+
+
+rule training:
+    input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING)
+    output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
+    threads: workflow.cores
+    shell: f"{COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
+
+
+rule evaluation:
+    input:
+        [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
+        PROFILE, notebook("05_evaluation"), modules(*TRAINING, "metrics", "figures", "viewer"),
+    output: str(RUN / "notebooks" / "05_evaluation.ipynb")
+    shell: f"{COVIDLIB} notebook 05_evaluation {CHOSEN} {ONLY}"
+
+
+rule figures:
+    input: rules.evaluation.output, PROFILE, notebook("06_figures"), modules(*TRAINING, "metrics", "figures")
+    output: str(RUN / "notebooks" / "06_figures.ipynb")
+    shell: f"{COVIDLIB} notebook 06_figures {CHOSEN} {ONLY}"
+
+
+rule book:
+    input:
+        rules.all.input,
+        [str(path) for path in sorted((ROOT / "book").rglob("*")) if path.is_file()],
+        [str(path) for path in sorted((ROOT / "results").rglob("*")) if path.is_file()],
+        str(ROOT / "_config.yml"), str(ROOT / "_toc.yml"), modules("book"),
+    output: str(ROOT / "_build" / "html" / "index.html")
+    shell: f"{COVIDLIB} book {CHOSEN}"

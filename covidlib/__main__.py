@@ -1,0 +1,153 @@
+"""`python -m covidlib ...`: the package's verbs from a shell."""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+from covidlib.errors import DataError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 1 with the reason on standard error."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return given.command(given) or 0
+    except DataError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m covidlib", description="COVID-19 in chest CT, segmented. Not for clinical use."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    run = verbs.add_parser("run", help="train, predict and evaluate a profile: every notebook, in order")
+    _profile_arguments(run)
+    run.add_argument("--folds", type=_numbers, default=(), metavar="0,3", help="only these folds (default: all)")
+    run.add_argument("--cores", type=int, default=0, help="jobs and threads at once (default: all of the machine's)")
+    run.add_argument("--book", action="store_true", help="build the HTML book from the run, too")
+    run.set_defaults(command=_run)
+
+    check = verbs.add_parser("check", help="list every problem of a data folder; exit code 1 if there is one")
+    check.add_argument("folder", metavar="DIR")
+    check.set_defaults(command=_check)
+
+    fetch = verbs.add_parser("fetch", help="download the Zenodo release (about 1.1 GB), checked and unpacked")
+    fetch.add_argument("--to", required=True, metavar="DIR")
+    fetch.set_defaults(command=_fetch)
+
+    phantom = verbs.add_parser("phantom", help="make the twenty synthetic chests")
+    phantom.add_argument("--to", required=True, metavar="DIR")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--scale", type=float, default=1.0, help="voxels per axis, as a fraction (default: 1)")
+    phantom.set_defaults(command=_phantom)
+
+    prepare = verbs.add_parser("prepare", help="bring every case of a run to the working grid (a step of run)")
+    _profile_arguments(prepare)
+    prepare.set_defaults(command=_prepare)
+
+    notebook = verbs.add_parser("notebook", help="execute one notebook of a run (a step of run)")
+    notebook.add_argument("name")
+    _profile_arguments(notebook)
+    notebook.add_argument("--fold", type=int)
+    notebook.add_argument("--folds", type=_numbers, default=())
+    notebook.set_defaults(command=_notebook)
+
+    book = verbs.add_parser("book", help="build the HTML book from a finished run (a step of run --book)")
+    _profile_arguments(book)
+    book.set_defaults(command=_book)
+    return parser
+
+
+def _profile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="demo", help="name in profiles/, or a .yaml file (default: demo)")
+    parser.add_argument(
+        "--data", default="", metavar="DIR", help="folder in the release's layout (default: the profile's phantoms)"
+    )
+    parser.add_argument("--out", default="", metavar="DIR", help="folder for the results (default: runs/<profile>)")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def _run(given: argparse.Namespace) -> None:
+    from covidlib.workflow import run_all
+
+    folder = run_all(given.profile, given.data, given.out, given.folds, given.cores, given.book)
+    sys.stdout.write(f"results: {folder}/scores.csv, manifest.json; notebooks: {folder}/notebooks\n")
+
+
+def _check(given: argparse.Namespace) -> int:
+    from covidlib.dataset import check_folder
+
+    sound, problems, notes = check_folder(given.folder)
+    for line in [*(f"note: {note}" for note in notes), *(f"problem: {problem}" for problem in problems)]:
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(f"{len(sound)} sound cases, {len(problems)} problems\n")
+    return 1 if problems else 0
+
+
+def _fetch(given: argparse.Namespace) -> None:
+    from covidlib.fetch import fetch
+
+    sys.stdout.write(f"{fetch(given.to)}\n")
+
+
+def _phantom(given: argparse.Namespace) -> None:
+    from covidlib.phantom import make_phantoms
+
+    sys.stdout.write(f"{make_phantoms(given.to, seed=given.seed, scale=given.scale)}\n")
+
+
+def _prepare(given: argparse.Namespace) -> None:
+    from covidlib.runs import open_run
+
+    started = time.monotonic()
+    run = open_run(given.profile, given.data, given.out)
+    run.prepared(run.cases)
+    _say(f"{len(run.cases)} cases on the working grid", started)
+
+
+def _notebook(given: argparse.Namespace) -> None:
+    from covidlib.runs import open_run
+    from covidlib.workflow import MARK, execute
+
+    started = time.monotonic()
+    folder = open_run(given.profile, given.data, given.out).folder
+    parameters = {"profile": given.profile, "data": given.data, "out": given.out, "fold": given.fold, "folds": list(given.folds)}
+    given_ones = {
+        key: value for key, value in parameters.items() if value not in (None, "", []) and (key, value) != ("profile", "demo")
+    }
+    name = given.name if given.fold is None else f"{given.name} fold {given.fold}"
+    sys.stderr.write(f"{MARK}{name} begins\n")
+    try:
+        execute(given.name, folder, given_ones)
+    except DataError as error:
+        sys.stderr.write(f"{MARK}failed: {' '.join(str(error).split())}\n")
+        raise
+    _say(name, started)
+
+
+def _book(given: argparse.Namespace) -> None:
+    from covidlib.book import build_book
+    from covidlib.runs import open_run
+
+    started = time.monotonic()
+    page = build_book(open_run(given.profile, given.data, given.out))
+    _say(f"book: {Path(page).name}", started)
+
+
+def _say(what: str, started: float) -> None:
+    from covidlib.workflow import MARK
+
+    sys.stderr.write(f"{MARK}{what}: {time.monotonic() - started:.0f} s\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Notebooks in, executed notebooks out: one through papermill, or all in the Snakefile's order."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from covidlib.errors import DataError
+from covidlib.runs import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+MARK = "covidlib: "  # lines of a job that the terminal is to show
+
+
+def check_parameters(names: dict[str, Any], **kinds: type) -> None:
+    """Stop a notebook whose parameters are unknown or of a wrong type; papermill only warns.
+
+    Args:
+        names: the notebook's globals(), looked at right after its parameters cell. Any further plain variable there was injected.
+        kinds: name -> type of each parameter.
+
+    Raises:
+        DataError: names what came and what is allowed.
+    """
+    plain = (str, int, float, bool, list, dict, type(None))
+    given = [name for name, value in names.items() if isinstance(value, plain) and not name.startswith("_")]
+    unknown = sorted(set(given) - set(kinds) - {"In", "Out"})
+    if unknown and "_parameters_seen" not in names:  # a second run of the cell sees the notebook's own variables
+        raise DataError(f"parameter {', '.join(unknown)}: unknown; allowed: {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(names[name]) is not kind:
+            raise DataError(f"parameter {name} is {names[name]!r}; allowed: {kind.__name__}")
+    names["_parameters_seen"] = True
+
+
+def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
+    """Run one notebook through papermill, from the notebooks folder, into `folder`/notebooks.
+
+    Args:
+        notebook: file name without ending, e.g. "04_training".
+        folder: the run's folder.
+        parameters: only those that differ from the notebook's defaults; a `fold` becomes part of the executed copy's name.
+
+    Returns:
+        the executed copy, whole.
+
+    Raises:
+        DataError: no such notebook or parameter; or one line with notebook, cell and error, the executed copy being kept in
+            `folder`/notebooks/failed.
+    """
+    import papermill
+
+    source = NOTEBOOKS / f"{notebook}.ipynb"
+    if not source.is_file():
+        raise DataError(
+            f"notebook {notebook}: no such file; allowed: {', '.join(p.stem for p in sorted(NOTEBOOKS.glob('*.ipynb')))}"
+        )
+    unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(source))))
+    if unknown:
+        raise DataError(f"notebook {notebook}: unknown parameter {', '.join(unknown)}")
+    name = f"{notebook}_fold_{parameters['fold']}" if "fold" in parameters else notebook
+    target = Path(folder) / "notebooks" / f"{name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as part:
+        working = Path(part) / target.name
+        try:
+            papermill.execute_notebook(
+                str(source), str(working), dict(parameters), cwd=str(NOTEBOOKS), progress_bar=False, kernel_name="python3"
+            )
+        except papermill.PapermillExecutionError as error:
+            failed = target.parent / "failed" / target.name
+            failed.parent.mkdir(exist_ok=True)
+            os.replace(working, failed)
+            where = f"{source.name} cell {error.exec_count}"
+            raise DataError(f"{where}: {error.ename}: {error.evalue} (executed copy: {_short(failed)})") from None
+        _tidy(working)
+        os.replace(working, target)
+    return target
+
+
+def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = (), cores: int = 0, book: bool = False) -> Path:
+    """Run every notebook of a run in the Snakefile's order, redoing only what is out of date.
+
+    Args:
+        profile, data, out: as for `open_run`.
+        folds: fold numbers to train and evaluate; empty: all.
+        cores: how many jobs and threads at once; 0: all of the machine's.
+        book: build the HTML book from the run as well.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        DataError: bad profile, data or folds, before anything starts; or the first failing job's own line.
+    """
+    from covidlib.profile import load_profile
+
+    settings = load_profile(profile)
+    folder = Path(out or ROOT / "runs" / settings.name).resolve()
+    wrong = [fold for fold in folds if not 0 <= fold < settings.folds.number]
+    if wrong:
+        raise DataError(f"--folds {wrong}: no such fold; allowed: 0 to {settings.folds.number - 1}")
+    if data or settings.data.source == "folder":
+        from covidlib.runs import open_run
+
+        open_run(profile, data, folder)  # complains about data now, not after minutes
+    config = {
+        "profile": _where(profile),
+        "data": _where(data),
+        "out": _where(out),
+        "folds": ",".join(map(str, sorted(set(folds)))),
+    }
+    command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]
+    command += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        _watch(command, folder / "snakemake.log")
+    return folder
+
+
+def _where(name: str) -> str:
+    is_name = not name or (os.sep not in name and not name.endswith((".yaml", ".yml")) and not Path(name).exists())
+    return name if is_name else str(Path(name).resolve())
+
+
+def _watch(command: list[str], log: Path) -> None:
+    started, said = time.monotonic(), ""
+    with (
+        open(log, "w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            file.write(line)
+            if line.startswith(MARK):
+                said = line.removeprefix(MARK).strip()
+                sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {said}\n")
+    if process.returncode:
+        raise DataError(said if "failed" in said else f"the run stopped; the reason is at the end of {_short(log)}")
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{_short(folder)}: another run is at work in this folder; wait for it or give another --out"
+            ) from None
+        yield
+
+
+def _tidy(path: Path) -> None:
+    """Give the injected cell the tags of the parameters cell, and drop papermill's record of this machine's paths."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    tags = next((c["metadata"].get("tags", []) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])), [])
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["metadata"]["tags"] += [tag for tag in tags if tag != "parameters"]
+    for key in ("input_path", "output_path", "parameters"):
+        notebook["metadata"].get("papermill", {}).pop(key, None)
+    path.write_text(json.dumps(notebook, indent=1), encoding="utf-8")
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

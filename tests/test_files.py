@@ -1,0 +1,67 @@
+"""Files are whole or absent; fingerprints see what could change a result and nothing else."""
+
+import hashlib
+
+import pytest
+
+from covidlib import files
+from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "made" / "scores.csv"
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists() and temporary.suffix == ".csv"
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half of the new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_goes_out_and_comes_back(tmp_path):
+    content = {"case": "coronacases_001", "dice": [0.5, None], "deep": {"ä": True}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert read_json(tmp_path / "no.json") is None
+
+
+def test_checksum_is_the_sha_256_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert checksum(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert checksum(tmp_path / "a").startswith("ba7816bf")  # the published test vector
+
+
+def test_fingerprint_depends_on_the_content_but_not_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint({}, "patches") != fingerprint({}, "losses")
+    assert fingerprint({}, "patches", "losses") == fingerprint({}, "losses", "patches")
+
+
+CODE = 'def double(x):\n    """Twice."""\n    return 2 * x\n'
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ('# why\ndef double(x):\n    """Two times x."""\n    return (\n        2 * x  # a comment\n    )\n', True),
+        ('def double(x):\n    """Twice."""\n    return 3 * x\n', False),
+        ('def double(y):\n    """Twice."""\n    return 2 * y\n', False),
+    ],
+)
+def test_fingerprint_reads_code_without_comments_docstrings_and_line_breaks(tmp_path, monkeypatch, changed, same):
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "files.py"))
+    (tmp_path / "module.py").write_text(CODE)
+    before = fingerprint({}, "module")
+    (tmp_path / "module.py").write_text(changed)
+    assert (fingerprint({}, "module") == before) is same

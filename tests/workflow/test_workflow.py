@@ -1,0 +1,149 @@
+"""Every notebook through papermill on a tiny profile, in the Snakefile's order, in a copy of the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from covidlib import workflow
+from covidlib.errors import DataError
+from covidlib.runs import ROOT
+
+FOLDS = "0,4"
+
+
+def call(copy: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(copy), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=copy, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The project in another folder, run once on the tiny profile, two folds."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("covidlib", "notebooks", "profiles", "book"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_extra"))
+    for name in ("Snakefile", "_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "tests" / "tiny.yaml", folder / "profiles")
+    done = call(folder, "covidlib", "run", "--profile", "tiny", "--folds", FOLDS, "--cores", "2")
+    assert done.returncode == 0, done.stderr + (folder / "runs/tiny/snakemake.log").read_text()
+    folder.joinpath("said.txt").write_text(done.stdout)
+    return folder
+
+
+def planned(copy: Path) -> set[str]:
+    """Names of the rules that a dry run would execute."""
+    where = ["--snakefile", str(copy / "Snakefile"), "--directory", str(copy / "runs/tiny"), "--cores", "2", "--nolock"]
+    config = ["--config", "profile=tiny", "data=", "out=", f"folds={FOLDS}"]
+    done = call(copy, "snakemake", "all", "-n", "--quiet", "rules", *where, *config)
+    assert done.returncode == 0, done.stderr
+    rules = {"prepare", "data_exploration", "preprocessing", "augmentation", "training", "evaluation", "figures"}
+    return {word for line in (done.stdout + done.stderr).splitlines() for word in line.split()[:1]} & rules
+
+
+def test_every_notebook_was_executed(copy):
+    made = sorted(path.stem for path in (copy / "runs/tiny/notebooks").glob("*.ipynb"))
+    assert made == ["01_data_exploration", "02_preprocessing", "03_augmentation", "04_training_fold_0",
+                    "04_training_fold_4", "05_evaluation", "06_figures"]  # fmt: skip
+
+
+def test_results_are_where_the_run_says(copy):
+    assert "scores.csv" in (copy / "said.txt").read_text()
+    scores = pd.read_csv(copy / "runs/tiny/scores.csv")
+    assert len(scores) == 2 * 4 * 3  # two folds, four cases, three classes
+    assert set(scores.fold) == {0, 4}
+
+
+def test_no_path_of_the_machine_in_the_executed_notebooks(copy):
+    for path in (copy / "runs/tiny/notebooks").glob("*.ipynb"):
+        assert str(copy) not in path.read_text(), path.name
+
+
+def test_injected_cell_has_the_fold(copy):
+    notebook = nbformat.read(copy / "runs/tiny/notebooks/04_training_fold_4.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert "fold = 4" in cell.source
+
+
+def test_nothing_to_do_a_second_time(copy):
+    assert planned(copy) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("notebooks/03_augmentation.ipynb", {"augmentation"}),
+        ("covidlib/metrics.py", {"evaluation", "figures"}),
+        ("covidlib/losses.py", {"training", "evaluation", "figures"}),
+        ("profiles/tiny.yaml", {"prepare", "data_exploration", "preprocessing", "augmentation", "training", "evaluation", "figures"}),
+    ],
+)
+def test_a_change_reruns_only_what_depends_on_it(copy, file, rules):
+    path = copy / file
+    before, times = path.read_bytes(), path.stat()
+    path.write_bytes(before + b"\n")
+    try:
+        assert planned(copy) == rules
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A folder of notebooks with one that has a parameter and can fail."""
+    monkeypatch.setattr(workflow, "NOTEBOOKS", tmp_path / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("if n > 1:\n    raise RuntimeError('too many')"),
+    ])  # fmt: skip
+    nbformat.write(notebook, tmp_path / "notebooks" / "toy.ipynb")
+    return tmp_path
+
+
+def test_execute_gives_the_executed_copy(toy):
+    made = workflow.execute("toy", toy / "run", {})
+    assert made == toy / "run" / "notebooks" / "toy.ipynb"
+    assert nbformat.read(made, as_version=4).cells[-1].execution_count == 2
+
+
+def test_failing_cell_is_one_line_and_the_copy_is_kept(toy):
+    with pytest.raises(DataError, match=r"^toy.ipynb cell 2: RuntimeError: too many \(executed copy: .*failed.*toy.ipynb\)$"):
+        workflow.execute("toy", toy / "run", {"n": 2})
+    assert (toy / "run" / "notebooks" / "failed" / "toy.ipynb").is_file()
+    assert not (toy / "run" / "notebooks" / "toy.ipynb").exists()
+
+
+def test_unknown_parameter_and_notebook_stop_before_anything_runs(toy):
+    with pytest.raises(DataError, match="unknown parameter m"):
+        workflow.execute("toy", toy / "run", {"m": 2})
+    with pytest.raises(DataError, match="notebook tow: no such file; allowed: toy"):
+        workflow.execute("tow", toy / "run", {})
+
+
+def test_parameters_are_checked_by_name_and_type():
+    names = {"profile": "demo", "fold": 0, "open_run": print, "_private": 1}
+    workflow.check_parameters(dict(names), profile=str, fold=int)
+    with pytest.raises(DataError, match="parameter fodl: unknown; allowed: profile, fold"):
+        workflow.check_parameters({**names, "fodl": 2}, profile=str, fold=int)
+    with pytest.raises(DataError, match="parameter fold is '2'; allowed: int"):
+        workflow.check_parameters({**names, "fold": "2"}, profile=str, fold=int)
+
+
+def test_parameters_cell_may_be_run_again_later():
+    names = {"fold": 0}
+    workflow.check_parameters(names, fold=int)
+    names["scores"] = [1, 2]  # the notebook's own variable, made by a later cell
+    workflow.check_parameters(names, fold=int)
+
+
+def test_wrong_fold_is_said_before_anything_starts(tmp_path):
+    with pytest.raises(DataError, match=r"--folds \[7\]: no such fold; allowed: 0 to 4"):
+        workflow.run_all("demo", out=str(tmp_path), folds=[7])
