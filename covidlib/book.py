@@ -25,7 +25,8 @@ def build_book(run: Run) -> Path:
         DataError: a notebook of the run is missing, or Jupyter Book's last lines.
     """
     source = stage(run)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(ROOT), "-W", "-n", "--keep-going"]
+    jupyter_book = str(Path(sys.executable).with_name("jupyter-book"))
+    command = [jupyter_book, "build", str(source), "--path-output", str(ROOT), "-W", "-n", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True)
     (BUILD / "book.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:

@@ -4,7 +4,6 @@ Axial slices are in radiological display: seen from the feet, the patient's righ
 in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red that all kinds of color vision tell from them.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib import colors
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from covidlib.dataset import CLASSES, Case
@@ -20,17 +21,14 @@ from covidlib.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches, shown about 700 pixels wide in the book: 10 points are 13 pixels there
 COLORS = ("#6EC6F5", "#1F6FD0", "#F0402C")  # of labels 1, 2, 3: as in the viewer
 GREY, ORANGE, PALE = "#555555", "#D98200", "#E6EEF7"
+OVERLAID = [(label, CLASSES[label], color) for label, color in enumerate(COLORS, 1)]
 OVERLAY = np.array([(0, 0, 0, 0), *(colors.to_rgba(color, 0.5) for color in COLORS)])
 LUNG_WINDOW = {"hu": (-1000.0, 200.0), "grey": (42.5, 246.5)}  # the second is what -1250..250 HU -> 0..255 makes of the first
-SCHEMES = {"random": "drawn at random", "grouped": "drawn at random, by patient"}
 STYLE = {"axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 140, "grid.color": "#DDDDDD"}
-METRICS = {"dice": "Dice", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 
 class Panel(NamedTuple):
@@ -58,7 +56,7 @@ def slice_panel(case: Case | Prepared, z: int | None = None, title: str | None =
     return Panel(title, case.image[:, :, z], shown, getattr(case, "intensity", None), case.spacing_mm[:2])
 
 
-def draw_panel(axes: "Axes", panel: Panel) -> None:
+def draw_panel(axes: Axes, panel: Panel) -> None:
     """Draw a slice in mm, x growing to the left, with a scale bar and the patient's sides."""
     width, height = (n * s for n, s in zip(panel.image.shape, panel.spacing_mm, strict=False))
     low, high = LUNG_WINDOW.get(panel.window, panel.window) or np.percentile(panel.image, (0.5, 99.5))
@@ -69,48 +67,39 @@ def draw_panel(axes: "Axes", panel: Panel) -> None:
     axes.spines[:].set_visible(False)
     bar = next((length for length in (100, 50, 20, 10) if length < width / 2), 5)
     axes.plot([0.95 * width, 0.95 * width - bar], [0.05 * height] * 2, color="white", linewidth=2)
-    for x, y, text in ((0.05, 0.07, f"{bar} mm"), (0.02, 0.5, "R"), (0.95, 0.5, "L")):
+    for x, y, text in ((0.05, 0.07, f"{bar} mm"), (0.02, 0.92, "R"), (0.94, 0.92, "L")):
         axes.text(x, y, text, transform=axes.transAxes, color="white", fontsize=8)
 
 
-def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> "Figure":
+def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> Figure:
     """Slices side by side, e.g. before and after each step; tuples are Panel's fields in order."""
     drawn = [Panel(*panel) for panel in panels]
-    shapes = [[n * s for n, s in zip(panel.image.shape, panel.spacing_mm, strict=False)] for panel in drawn]
-    tall = max(height / width for width, height in shapes) * WIDTH / columns
-    lines = max(panel.title.count("\n") + 1 for panel in drawn)
-    rows = math.ceil(len(drawn) / columns)
-    figure, axes = _figure(rows, columns, rows * (tall + 0.2 * lines) + 0.3)
-    for place, panel in zip(axes.flat, drawn, strict=False):
-        draw_panel(place, panel)
-    for place in axes.flat[len(drawn) :]:
-        place.set_axis_off()
+    rows, titles = -(-len(drawn) // columns), max(panel.title.count("\n") + 1 for panel in drawn)
+    tall = max(np.divide(*np.multiply(panel.image.shape, panel.spacing_mm[:2])[::-1]) for panel in drawn)
+    figure, axes = _figure(rows, columns, rows * (tall * WIDTH / columns + 0.2 * titles) + 0.3)
+    for place, panel in zip(np.ravel(axes), [*drawn, *[None] * (rows * columns - len(drawn))], strict=True):
+        draw_panel(place, panel) if panel else place.set_axis_off()
     if any(panel.labels is not None for panel in drawn):
-        _legend(figure, [Patch(color=color, label=name) for name, color in zip(CLASSES[1:], COLORS, strict=True)])
+        _legend(figure, [Patch(color=color, label=name) for _, name, color in OVERLAID])
     return figure
 
 
-def overlay_pair(case: Case | Prepared | Sequence[Case | Prepared], z: int | None = None, columns: int = 2) -> "Figure":
+def overlay_pair(*cases: Case | Prepared, z: int | None = None, columns: int = 2) -> Figure:
     """Figure 1: CT beside the same slice with its labels; one pair, or one for each of several cases."""
-    cases = case if isinstance(case, Sequence) else [case]
     shown = ((None, None), ("labels", True))
-    return step_strip([slice_panel(one, z, title, labels) for one in cases for title, labels in shown], columns)
+    return step_strip([slice_panel(case, z, title, labels) for case in cases for title, labels in shown], columns)
 
 
-def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray | None, np.ndarray, int | None]]) -> "Figure":
-    """Figure 6: a row of CT, truth and prediction per (title, case, truth, prediction, z).
-
-    Labels are (x, y, z); truth None takes the case's; z None takes the slice with most infection in truth.
-    """
+def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray, int | None]]) -> Figure:
+    """Figure 6: a row of CT, truth and prediction per (title, case, truth, prediction, z); z None: most infection in truth."""
     panels = []
     for title, case, truth, prediction, z in rows:
-        truth = case.labels if truth is None else truth
         for name, labels in ((title, None), ("truth", truth), ("prediction", prediction)):
             panels.append(slice_panel(case, fullest_slice(truth) if z is None else z, name, labels))
     return step_strip(panels, 3)
 
 
-def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], n: int = 12, window: Any = None) -> "Figure":
+def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], n: int = 12, window: Any = None) -> Figure:
     """`n` axial slices (at most all), evenly spaced from below to above; image and labels (x, y, z), window as in Panel."""
     chosen = np.unique(np.linspace(0, image.shape[2] - 1, min(n, image.shape[2]) + 2)[1:-1].round().astype(int))
     parts = [(f"slice {z + 1}", image[:, :, z], None if labels is None else labels[:, :, z]) for z in chosen]
@@ -118,193 +107,178 @@ def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[f
     return step_strip([Panel(*part, window, tuple(spacing_mm[:2])) for part in parts])
 
 
-def pipeline_chart(profile: Profile) -> "Figure":
+def pipeline_chart(profile: Profile) -> Figure:
     """Figure 2: from the scans to the scores, with the profile's numbers."""
+    p, a, t, i = profile.preprocessing, profile.augmentation, profile.training, profile.inference
+    plateau = f"× {t.plateau_factor:g} after {t.plateau_patience} epochs\nwithout a fall"
+    windows = f"windows of {_times(i.window_shape_vox)} voxels,\n{i.overlap:.0%} overlap, mean of probabilities"
+    texts = {
+        (50, 95): f"Scans and labels\n{'phantoms' if profile.data.source == 'phantom' else 'NIfTI files'}, axes turned to RAS+",
+        (50, 81): f"Preprocessing\nclip to {p.window_hu[0]:g} … {p.window_hu[1]:g} HU; grey 0–255 ({p.grey} range);\n"
+                  f"resample to {_times(p.spacing_mm, '.2f')} mm; z-score",
+        (50, 67): f"Cross-validation\n{profile.folds.number} folds (scheme {profile.folds.scheme})",
+        (23, 52): f"Training cases\nrandom patches of {_times(profile.patches.shape_vox)} voxels\n"
+                  f"in batches of {profile.patches.batch_size}",
+        (23, 33): f"Augmentation\nmirroring, p = {a.mirror_probability:g} per axis; p = {a.probability:g} each:\n"
+                  "elastic deformation, rotation, scaling,\ncontrast, brightness, gamma, noise",
+        (23, 10): f"3D U-Net\nfeature maps {'–'.join(map(str, profile.network.filters))}\nloss: Tversky + cross-entropy\n"
+                  f"Adam {t.learning_rate:g}, {plateau if t.schedule == 'plateau' else t.schedule}\n"
+                  f"at most {t.epochs} epochs of {t.batches_per_epoch} batches",
+        (77, 52): f"Test cases\n{'whole volumes' if i.mode == 'volume' else windows}",
+        (77, 33): f"Prediction\nwith the {t.weights} weights,\nlabels back on each scan's own grid",
+        (77, 10): "Evaluation\nDice, sensitivity, specificity per case;\nmedian per fold, mean over folds",
+    }  # fmt: skip
     figure, axes = _figure(1, 1, 6.6)
-    axes[0, 0].set(xlim=(0, 100), ylim=(0, 100))
-    axes[0, 0].set_axis_off()
-    places = [(50, 95), (50, 81), (50, 67), (23, 52), (23, 33), (23, 10), (77, 52), (77, 33), (77, 10)]
-    boxes = [_box(axes[0, 0], *place, text) for place, text in zip(places, _pipeline_texts(profile), strict=True)]
+    axes.axis((0, 100, 0, 100))
+    axes.set_axis_off()
+    boxes = [_box(axes, *place, text) for place, text in texts.items()]
     for above, below in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (2, 6), (6, 7), (5, 7), (7, 8)):
-        _arrow(axes[0, 0], boxes[above], boxes[below])
+        _arrow(axes, boxes[above], boxes[below])
     return figure
 
 
-def network_chart(model: Any, shape_vox: Sequence[int] | None = None) -> "Figure":
+def network_chart(model: Any, shape_vox: Sequence[int] | None = None) -> Figure:
     """Figure 3: a keras U-Net as its layers say: feature maps, kernel and, for an input of `shape_vox`, voxels of each level."""
     blocks = _blocks(model)
     depth, last = len(blocks) // 2, len(blocks) - 1
-    figure, axes = _figure(1, 1, 0.9 * depth + 1.2)
-    axes[0, 0].set(xlim=(-0.5, last + 0.5), ylim=(-depth - 0.8, 0.5), title=f"{model.count_params():,} parameters")
-    axes[0, 0].set_axis_off()
+    figure, axes = _figure(1, 1, 0.9 * depth + 1)
+    axes.set(xlim=(-0.5, last + 0.5), ylim=(-depth - 0.4, 0.4), title=f"{model.count_params():,} parameters")
+    axes.set_axis_off()
     boxes = []
-    for x, (maps, kernel, divided, step) in enumerate(blocks):
+    for x, (maps, kernels, divided, step) in enumerate(blocks):
         size = _times([n // d for n, d in zip(shape_vox, divided, strict=True)]) if shape_vox else f"1/{_times(divided)}"
-        text = f"{'·'.join(map(str, maps))}\n{kernel}\n{size}"
-        boxes.append(_box(axes[0, 0], x, abs(x - depth) - depth, text, 7.5))
-        axes[0, 0].text(x - 0.5 + (0.1 if x <= depth else -0.45), abs(x - 0.5 - depth) - depth, step, fontsize=7.5, color=GREY)
-    for x in range(last):
-        _arrow(axes[0, 0], boxes[x], boxes[x + 1])
-    for x in range(depth):
-        _arrow(axes[0, 0], boxes[x], boxes[last - x], linestyle="dashed", color=ORANGE)
-    key = "boxes: feature maps, kernel, voxels; convolutions with ReLU and batch normalization\n"
-    axes[0, 0].text(-0.5, -depth - 0.8, key + "down: max pooling; up: transposed convolution; dashed: skip connection", fontsize=9)
+        boxes.append(_box(axes, x, abs(x - depth) - depth, "\n".join(['·'.join(maps), max(kernels), size]), 8))
+        where = {"ha": "right", "x": x - 0.6} if x <= depth else {"ha": "left", "x": x - 0.4}  # outside of the V
+        axes.text(y=abs(x - 0.5 - depth) - depth - 0.1, s=step, fontsize=7.5, color=GREY, **where)
+    for start, end in [(x, x + 1) for x in range(last)] + [(x, last - x) for x in range(depth)]:
+        _arrow(axes, boxes[start], boxes[end], **({"linestyle": "dashed", "color": ORANGE} if end - start > 1 else {}))
+    key = "boxes: feature maps, kernel, voxels\ndown: max pooling\nup: transposed convolution\ndashed: skip connection"
+    axes.text(-0.45, -depth - 0.3, key, fontsize=9)
     return figure
 
 
-def loss_course(histories: "Mapping[int, pd.DataFrame]") -> "Figure":
+def loss_course(histories: "Mapping[int, pd.DataFrame]") -> Figure:
     """Figure 4: training and validation loss of all folds, their Gaussian process regression and its 95 % confidence band."""
     figure, axes = _figure(1, 1, 4)
     for column, name, color, style in (("loss", "training", GREY, "-"), ("val_loss", "validation", ORANGE, "--")):
         found = [h[["epoch", column]].dropna().to_numpy(float) for h in histories.values() if column in h]
         for fold in found:
-            axes[0, 0].plot(*fold.T, style, color=color, linewidth=0.8, alpha=0.5)
+            axes.plot(*fold.T, "." + style, color=color, linewidth=0.8, markersize=3, alpha=0.5)
         if sum(map(len, found)):
             epochs, mean, low, high = _smooth(np.concatenate(found))
-            axes[0, 0].plot(epochs, mean, style, color=color, linewidth=2.5, label=name)
-            axes[0, 0].fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
-    title = f"thin: each of {len(histories)} folds; thick: regression, with its 95 % band"
-    axes[0, 0].set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=title)
-    axes[0, 0].legend(frameon=False)
+            axes.plot(epochs, mean, style, color=color, linewidth=2.5, label=name)
+            axes.fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
+    title = f"thin: {len(histories)} folds; thick: their regression, with its 95 % band"
+    axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=title)
+    axes.legend(frameon=False)
     return figure
 
 
-def score_boxes(scores: "pd.DataFrame") -> "Figure":
-    """Figure 5: box plots of Dice, sensitivity and specificity, cases as dots; lungs: mean of left and right. NaN is left out.
-
-    Specificity, always close to 1, has a scale of its own.
-    """
+def score_boxes(scores: "pd.DataFrame") -> Figure:
+    """Figure 5: box plots of Dice, sensitivity and specificity, cases as dots; lungs: mean of left and right. NaN is left out."""
     figure, axes = _figure(1, 3, 3.6)
-    names = ["lungs", "infection"]
     by_case = scores.groupby([scores["class"].where(scores["class"] == "infection", "lungs"), "fold", "case"])
-    for place, metric in zip(axes[0], METRICS, strict=True):
-        values = [by_case[metric].mean()[name].dropna().to_numpy() for name in names]
-        place.boxplot(values, widths=0.6, showfliers=False, medianprops={"color": "black"}, tick_labels=names)
+    for place, metric in zip(axes, ("dice", "sensitivity", "specificity"), strict=True):
+        values = [by_case[metric].mean()[name].dropna().to_numpy() for name in ("lungs", "infection")]
+        place.boxplot(values, widths=0.6, showfliers=False, medianprops={"color": "black"}, tick_labels=("lungs", "infection"))
         for x, (cases, color) in enumerate(zip(values, COLORS[1:], strict=True), 1):
             place.plot(x + np.linspace(-0.2, 0.2, len(cases)), cases, "o", color=color, alpha=0.7, markersize=4)
-        place.set(title=METRICS[metric], ylim=None if metric == "specificity" else (-0.02, 1.02))
+        place.set(title=metric.capitalize(), ylim=None if metric == "specificity" else (-0.02, 1.02))  # that one is near 1
         place.grid(axis="y")
     return figure
 
 
-def case_dots(scores: "pd.DataFrame", metric: str = "dice") -> "Figure":
+def case_dots(scores: "pd.DataFrame", metric: str = "dice") -> Figure:
     """A row per case, a dot per class; a missing dot is an undefined score (empty truth)."""
     table = scores.pivot_table(index=["fold", "case"], columns="class", values=metric)
     figure, axes = _figure(1, 1, 0.24 * len(table) + 1.2)
-    for name, color, marker in zip(CLASSES[1:], COLORS, "<>o", strict=True):
-        axes[0, 0].plot(table[name], range(len(table)), marker, color=color, mec=GREY, mew=0.5, label=name)
-    axes[0, 0].set(yticks=range(len(table)), yticklabels=[f"{case} (fold {fold})" for fold, case in table.index])
-    axes[0, 0].set(xlabel=METRICS[metric], xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5))
-    axes[0, 0].grid()
-    _legend(figure, axes[0, 0].get_lines())
+    for (_, name, color), marker in zip(OVERLAID, "<>o", strict=True):
+        axes.plot(table[name], range(len(table)), marker, color=color, mec=GREY, mew=0.5, label=name)
+    axes.set(yticks=range(len(table)), yticklabels=[f"{case} (fold {fold})" for fold, case in table.index])
+    axes.set(xlabel=metric.capitalize(), xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5))
+    axes.grid()
+    _legend(figure, axes.get_lines())
     return figure
 
 
-def history_curves(history: "pd.DataFrame") -> "Figure":
+def history_curves(history: "pd.DataFrame") -> Figure:
     """One fold's loss, soft Dice and learning rate over its epochs; training solid, validation dashed."""
     figure, axes = _figure(1, 3, 3)
-    axes[0, 2].semilogy(history["epoch"], history["learning_rate"], ".-", color=GREY)
-    for prefix, style, name in (("", ".-", "training"), ("val_", ".--", "validation")):
-        for place, column, color in ((0, "loss", GREY), (1, "soft_dice_lungs", COLORS[1]), (1, "soft_dice_infection", COLORS[2])):
-            if prefix + column in history:
-                label = f"{column.split('_')[-1]}, {name}"
-                axes[0, place].plot(history["epoch"], history[prefix + column], style, color=color, label=label)
-    for place, title in zip(axes[0], ("loss", "soft Dice on patches", "learning rate"), strict=True):
-        place.set(xlabel="epoch", title=title)
-    axes[0, 1].set_ylim(0, 1)
-    _legend(figure, axes[0, 0].get_lines() + axes[0, 1].get_lines())
+    axes[2].semilogy(history["epoch"], history["learning_rate"], ".-", color=GREY)
+    for place, column, color in ((0, "loss", GREY), (1, "soft_dice_lungs", COLORS[1]), (1, "soft_dice_infection", COLORS[2])):
+        for prefix, style, name in (("", ".-", "training"), ("val_", ".--", "validation")):
+            values = history.get(prefix + column, np.full(len(history), np.nan))
+            axes[place].plot(history["epoch"], values, style, color=color, label=f"{column.split('_')[-1]}, {name}")
+    for place, title in zip(axes, ("loss", "soft Dice on patches", "learning rate"), strict=True):
+        place.set(xlabel="epoch", title=title, ylim=(0, 1) if "Dice" in title else None)
+    _legend(figure, [*axes[0].get_lines(), *axes[1].get_lines()], 3)
     return figure
 
 
-def histogram(case: Case | Sequence[Case], window_hu: tuple[float, float] = (-1250, 250)) -> "Figure":
-    """Voxels per intensity, in all and by class, of one case or several side by side; the window shaded (0-255 on grey cases)."""
-    cases = case if isinstance(case, Sequence) else [case]
+def histogram(*cases: Case, window_hu: tuple[float, float] = (-1250, 250)) -> Figure:
+    """Voxels per intensity, in all and by class, of cases side by side; the window shaded (on grey cases: 0 to 255)."""
     figure, axes = _figure(1, len(cases), 3.4, sharey=True)
-    for place, one in zip(axes[0], cases, strict=True):
+    for place, one in zip(np.ravel(axes), cases, strict=True):
         hu = one.intensity == "hu"
         bins = np.arange(-1500, 1001, 20) if hu else np.arange(-8, 264, 4)
         place.axvspan(*(window_hu if hu else (0, 255)), color=PALE, label="window")
         place.stairs(np.histogram(one.image, bins)[0], bins, color="#BBBBBB", fill=True, label="all voxels")
-        for label, (name, color) in enumerate(zip(CLASSES[1:], COLORS, strict=True), 1):
+        for label, name, color in OVERLAID:
             place.stairs(np.histogram(one.image[one.labels == label], bins)[0], bins, color=color, label=name)
         place.set(title=one.id, yscale="log", xlabel="HU" if hu else "grey", xlim=(bins[0], bins[-1]))
-    axes[0, 0].set_ylabel("voxels")
-    _legend(figure, axes[0, 0].get_legend_handles_labels()[0])
+    np.ravel(axes)[0].set_ylabel("voxels")
+    _legend(figure, place.get_legend_handles_labels()[0])
     return figure
 
 
-def class_balance(voxels: "pd.DataFrame") -> "Figure":
+def class_balance(voxels: "pd.DataFrame") -> Figure:
     """From voxels of each case (index) and class (columns CLASSES): percent of the scan, and infected percent of the lung."""
     figure, axes = _figure(1, 2, 0.23 * len(voxels) + 1.2, sharey=True)
     share = 100 * voxels.div(voxels.sum(axis=1), axis=0)
-    share.plot.barh(stacked=True, ax=axes[0, 0], color=["#DDDDDD", *COLORS], width=0.8, legend=False)
-    (100 * voxels["infection"] / voxels[list(CLASSES[1:])].sum(axis=1)).plot.barh(ax=axes[0, 1], color=COLORS[2], width=0.8)
-    axes[0, 0].set(xlabel="percent of the scan", ylabel="", xlim=(0, 100))
-    axes[0, 1].set(xlabel="infected percent of the lung", ylim=(len(voxels) - 0.5, -0.5))
-    _legend(figure, axes[0, 0].get_legend_handles_labels()[0])
+    share.plot.barh(stacked=True, ax=axes[0], color=["#DDDDDD", *COLORS], width=0.8, legend=False)
+    (100 * voxels["infection"] / voxels[list(CLASSES[1:])].sum(axis=1)).plot.barh(ax=axes[1], color=COLORS[2], width=0.8)
+    axes[0].set(xlabel="percent of the scan", ylabel="", xlim=(0, 100))
+    axes[1].set(xlabel="infected percent of the lung", ylim=(len(voxels) - 0.5, -0.5))
+    _legend(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
-def _figure(rows: int, columns: int, height: float, **options: Any) -> "tuple[Figure, np.ndarray]":
+def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **options)
+        figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", **options)
     plt.close(figure)  # or a notebook would draw it by itself as well
     return figure, axes
 
 
-def _legend(figure: "Figure", handles: Sequence[Any]) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _times(numbers: Sequence[float], digits: str = "g") -> str:
     return "×".join(format(n, digits) for n in numbers)
 
 
-def _box(axes: "Axes", x: float, y: float, text: str, fontsize: float = 9) -> Any:
-    box = {"boxstyle": "round", "facecolor": PALE, "edgecolor": COLORS[1]}
-    return axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, bbox=box)
+def _box(axes: Axes, x: float, y: float, text: str, size: float = 9) -> Any:
+    return axes.text(x, y, text, ha="center", va="center", size=size, bbox={"boxstyle": "round", "fc": PALE, "ec": COLORS[1]})
 
 
-def _arrow(axes: "Axes", start: Any, end: Any, **options: Any) -> None:
+def _arrow(axes: Axes, start: Any, end: Any, **options: Any) -> None:
     look = {"arrowstyle": "-|>", "color": GREY, "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), **options}
     axes.annotate("", end.get_position(), start.get_position(), arrowprops=look)
 
 
-def _pipeline_texts(profile: Profile) -> list[str]:
-    p, a, t, i = profile.preprocessing, profile.augmentation, profile.training, profile.inference
-    source = "phantoms" if profile.data.source == "phantom" else "NIfTI files"
-    grey = "from that window" if p.grey == "fixed" else "from each scan's own range"
-    plateau = f"× {t.plateau_factor:g} after {t.plateau_patience} epochs\nwithout a fall"
-    windows, mean = f"windows of {_times(i.window_shape_vox)} voxels,\n{i.overlap:.0%} overlap", "mean of overlapping probabilities,\n"
-    windows, mean = ("whole volumes", "") if i.mode == "volume" else (windows, mean)
-    return [
-        f"Scans and labels\n{source}, checked, axes turned to RAS+",
-        f"Preprocessing\nclip to {p.window_hu[0]:g} … {p.window_hu[1]:g} HU; grey 0–255 {grey};\n"
-        f"resample to {_times(p.spacing_mm, '.2f')} mm; z-score",
-        f"Cross-validation\n{profile.folds.number} folds, {SCHEMES.get(profile.folds.scheme, 'the groups of Ma et al.')}",
-        f"Training cases\nrandom patches of {_times(profile.patches.shape_vox)} voxels,\nbatches of {profile.patches.batch_size}",
-        f"Augmentation\nmirroring, p = {a.mirror_probability:g} per axis; p = {a.probability:g} each:\nelastic deformation, "
-        "rotation, scaling,\ncontrast, brightness, gamma, noise",
-        f"3D U-Net\nfeature maps {'–'.join(map(str, profile.network.filters))}\nloss: Tversky + cross-entropy\nAdam {t.learning_rate:g}, "
-        f"{plateau if t.schedule == 'plateau' else t.schedule}\nat most {t.epochs} epochs of {t.batches_per_epoch} batches",
-        f"Test cases\n{windows}",
-        f"Prediction\nwith the {t.weights} weights,\n{mean}back on each scan's own grid",
-        "Evaluation\nDice, sensitivity, specificity per case;\nmedian per fold, mean over folds",
-    ]
-
-
-def _blocks(model: Any) -> list[tuple[list[int], str, list[int], str]]:
+def _blocks(model: Any) -> list[tuple[list[str], set[str], list[int], str]]:
     """Level by level, down and up: feature maps, kernel, what the input's size is divided by, the step from the level before."""
-    blocks, divided = [([], "", [1, 1, 1], "")], np.ones(3, int)
+    blocks, divided = [([], set(), [1, 1, 1], "")], np.ones(3, int)
     for layer in model.layers:
         kind = type(layer).__name__
-        if kind in ("MaxPooling3D", "Conv3DTranspose"):
+        if kind == "Conv3D":
+            blocks[-1][0].append(str(layer.filters))
+            blocks[-1][1].add(_times(layer.kernel_size))
+        elif kind in ("MaxPooling3D", "Conv3DTranspose"):
             step = layer.pool_size if kind == "MaxPooling3D" else layer.strides
             divided = divided * step if kind == "MaxPooling3D" else divided // step
-            blocks.append(([], "", divided.tolist(), _times(step)))
-        if kind == "Conv3D":
-            maps, kernel, *rest = blocks[-1]
-            blocks[-1] = ([*maps, layer.filters], kernel or _times(layer.kernel_size), *rest)
+            blocks.append(([], set(), divided.tolist(), _times(step)))
     return blocks
 
 
@@ -315,11 +289,9 @@ def _smooth(points: np.ndarray) -> tuple[np.ndarray, ...]:
 
     chosen = np.log(np.random.default_rng(0).permutation(points)[:400])  # the cost grows with the cube of their number
     model = GaussianProcessRegressor(ConstantKernel() * RBF() + WhiteKernel(0.1), normalize_y=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a bound of the kernel was reached: so be it
+    with warnings.catch_warnings(action="ignore"):  # a bound of the kernel was reached: so be it
         model.fit(chosen[:, :1], chosen[:, 1])
     epochs = np.linspace(points[:, 0].min(), points[:, 0].max(), 200)
     mean, deviation = model.predict(np.log(epochs)[:, None], return_std=True)
-    noise = model.kernel_.k2.noise_level * np.var(chosen[:, 1])
-    band = 1.96 * np.sqrt(np.maximum(deviation**2 - noise, 0))
+    band = 1.96 * np.sqrt(np.maximum(deviation**2 - model.kernel_.k2.noise_level * np.var(chosen[:, 1]), 0))
     return epochs, np.exp(mean), np.exp(mean - band), np.exp(mean + band)

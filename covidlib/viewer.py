@@ -3,14 +3,13 @@
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import ipywidgets as W
 import numpy as np
 import traitlets as T
 
-from covidlib.dataset import CLASSES
+from covidlib.dataset import CLASSES, Case
 from covidlib.errors import DataError
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # plane -> the axis that its slices are counted along
@@ -22,18 +21,17 @@ PRESETS_HU = {"lung": (-1250.0, 150.0), "mediastinum": (-160.0, 240.0), "full": 
 
 
 class SliceCanvas(anywidget.AnyWidget):
-    """One slice of a gzipped uint8 volume (x, y, z; RAS+) on a canvas; viewer.js draws what these traits say."""
+    """What viewer.js draws: gzipped uint8 volumes; span is what 0 and 255 mean, start the first slice of each plane."""
 
     _esm, _css = Path(__file__).with_suffix(".js"), Path(__file__).with_suffix(".css")
     volume, labels = (T.Bytes().tag(sync=True) for _ in range(2))
-    shape, spacing_mm, span, window, presets = (T.List().tag(sync=True) for _ in range(5))  # span: what 0 and 255 mean
-    classes, start = (T.List().tag(sync=True) for _ in range(2))  # (label, name, color); first slice shown per plane
+    shape, spacing_mm, span, window, presets, classes, start = (T.List().tag(sync=True) for _ in range(7))
     plane, index, max_index = (T.Int(0).tag(sync=True) for _ in range(3))
     preset = T.Int(0, allow_none=True).tag(sync=True)  # None: a window set by hand
     opacity, jump, unit = T.Float(0.4).tag(sync=True), T.Bool(False).tag(sync=True), T.Unicode().tag(sync=True)
 
 
-def view(image: Any, labels: np.ndarray | None = None, spacing_mm: Sequence[float] = (1, 1, 1),
+def view(image: np.ndarray | Case, labels: np.ndarray | None = None, spacing_mm: Sequence[float] = (1, 1, 1),
          window: Sequence[float] | None = None, intensity: str = "grey",
          classes: Mapping[int, tuple[str, str]] = LEGEND) -> W.VBox:
     """Show a volume, with labels over it, in radiological display (the patient's right on the viewer's left).
@@ -45,7 +43,10 @@ def view(image: Any, labels: np.ndarray | None = None, spacing_mm: Sequence[floa
         window: intensities to spread over 256 levels, shown first; default -1250..250 HU (5.9 a level) or 0..255.
         intensity: "hu" or "grey".
         classes: label -> (name, "#rrggbb"). Label 3 is the infection that the viewer opens on and jumps to.
-    Returns: a box with the canvas (`.canvas`) over its controls. A page holds the whole volume: crop what is large.
+
+    Returns:
+        A box with the canvas (`.canvas`) over its `.controls`. A page holds the whole volume: crop what is large.
+
     Raises:
         DataError: for a shape, label, spacing, window or intensity that cannot be shown. NaN shows as the lowest value.
     """
@@ -54,13 +55,14 @@ def view(image: Any, labels: np.ndarray | None = None, spacing_mm: Sequence[floa
         image, spacing_mm, intensity = image.image, image.spacing_mm, image.intensity
     image, unit = np.asarray(image, np.float32), str(intensity).lower()
     labels, classes = (np.zeros(image.shape, np.uint8), {}) if labels is None else (np.asarray(labels), classes)
-    span = [float(v) for v in window or RANGES.get(unit, (0, 1))]
+    span = [float(v) for v in (RANGES.get(unit, (0, 1)) if window is None else window)]
     _check(image, labels, spacing_mm, span, unit, {0, *classes})
     counts = [(labels == INFECTION).sum(axis=tuple({0, 1, 2} - {axis})) for axis in PLANES.values()]
     canvas = SliceCanvas(
-        volume=_pack((np.nan_to_num(image, nan=span[0]) - span[0]) / (span[1] - span[0]) * 255), labels=_pack(labels),
+        volume=_pack((np.nan_to_num(image.clip(*span), nan=span[0]) - span[0]) / (span[1] - span[0]) * 255),
+        labels=_pack(labels), classes=[[int(k), *v] for k, v in classes.items()],
         shape=list(image.shape), spacing_mm=list(map(float, spacing_mm)), span=span, unit="HU" if unit == "hu" else "",
-        classes=[[int(k), *v] for k, v in classes.items()], presets=_presets(span, unit), preset=2 if window else 0,
+        presets=_presets(span, unit), preset=0 if window is None else 2,
         start=[int(c.argmax()) if c.any() else len(c) // 2 for c in counts], max_index=max(1, image.shape[2] - 1))
     canvas.index, canvas.window = canvas.start[0], canvas.presets[canvas.preset]
     return _with_controls(canvas, can_jump=bool(counts[0].any()))

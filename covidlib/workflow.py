@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from covidlib.runs import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 MARK = "covidlib: "  # lines of a job that the terminal is to show
+log = logging.getLogger("covidlib")
 
 
 def check_parameters(names: dict[str, Any], **kinds: type) -> None:
-    """Stop a notebook whose parameters are unknown or of a wrong type; papermill only warns.
+    """Stop a notebook whose parameters are unknown or of a wrong type; papermill only warns. Lets covidlib's messages show.
 
     Args:
         names: the notebook's globals(), looked at right after its parameters cell. Any further plain variable there was injected.
@@ -37,6 +39,16 @@ def check_parameters(names: dict[str, Any], **kinds: type) -> None:
         if type(names[name]) is not kind:
             raise DataError(f"parameter {name} is {names[name]!r}; allowed: {kind.__name__}")
     names["_parameters_seen"] = True
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(sys.stdout)]
+
+
+def say_progress(history: Sequence[Mapping[str, float]], epochs: int) -> None:
+    """Log a line at every tenth of the epochs: loss, and minutes left if the rest goes like what is done."""
+    done = len(history)
+    if done % max(1, epochs // 10) == 0 or done == epochs:
+        left = history[-1]["minutes"] / done * (epochs - done)
+        log.info("epoch %d of %d: loss %.3f, about %.0f minutes left", done, epochs, history[-1]["loss"], left)
 
 
 def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
@@ -71,7 +83,13 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
         working = Path(part) / target.name
         try:
             papermill.execute_notebook(
-                str(source), str(working), dict(parameters), cwd=str(NOTEBOOKS), progress_bar=False, kernel_name="python3"
+                str(source),
+                str(working),
+                dict(parameters),
+                cwd=str(NOTEBOOKS),
+                progress_bar=False,
+                kernel_name="python3",
+                stdout_file=_Relay(name),
             )
         except papermill.PapermillExecutionError as error:
             failed = target.parent / "failed" / target.name
@@ -123,6 +141,19 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     with _only_one(folder):
         _watch(command, folder / "snakemake.log")
     return folder
+
+
+class _Relay:
+    """Takes what a notebook prints and shows its lines in the terminal, each after the notebook's name."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def write(self, text: str) -> None:
+        sys.stderr.writelines(f"{MARK}{self.name}: {line}\n" for line in text.splitlines() if line.strip())
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _where(name: str) -> str:

@@ -104,7 +104,7 @@ WRONG = {
     "range upside down": ({"preprocessing.window_hu": [250, -1250]}, "preprocessing.window_hu", "the smaller number first"),
     "one level": ({"network.filters": [8]}, "network.filters", "allowed: a list of two or more"),
     "number for a section": ({"training": 3}, "training", "allowed: a section"),
-    "value below a value": ({"seed.epochs": 3}, "seed.epochs", "allowed: a section"),
+    "value below a value": ({"training.epochs.x": 3}, "training.epochs.x", "allowed: a section"),
     "unknown intensity": ({"data.intensity": {"coronacases_001": "HU"}}, "data.intensity", "case: hu or case: grey"),
     "intensity as a list": ({"data.intensity": ["coronacases_001"]}, "data.intensity", "allowed: a section"),
     "patch not divisible": ({"patches.shape_vox": [160, 150, 80]}, "patches.shape_vox", "multiples of [16, 16, 16]"),

@@ -33,7 +33,7 @@ def test_grey_reaches_the_browser_as_it_is() -> None:
 
 
 def test_hu_are_spread_over_the_paper_s_range_and_cut_at_its_ends() -> None:
-    image = np.array([-3024, -1250, -500, 250, 3000, np.nan]).reshape(6, 1, 1)
+    image = np.array([-np.inf, -1250, -500, 250, 3000, np.nan]).reshape(6, 1, 1)
     box = view(image, intensity="hu")
     assert unpacked(box.canvas.volume, image.shape).ravel().tolist() == [0, 0, 128, 255, 255, 0]
 
@@ -111,6 +111,7 @@ def test_equal_volumes_give_equal_bytes() -> None:
         ({"spacing_mm": (1, 0, 1)}, "spacing_mm"),
         ({"window": (5, 5)}, "low < high"),
         ({"window": (1, 2, 3)}, "low, high"),
+        ({"window": ()}, "low, high"),
         ({"intensity": "rgb"}, "'rgb'; allowed: 'hu' or 'grey'"),
     ],
 )

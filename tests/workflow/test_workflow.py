@@ -104,6 +104,7 @@ def toy(tmp_path, monkeypatch):
         nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("if n > 1:\n    raise RuntimeError('too many')"),
     ])  # fmt: skip
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "notebooks" / "toy.ipynb")
     return tmp_path
 
