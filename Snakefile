@@ -6,11 +6,11 @@ from covidlib.dataset import IMAGES, MASKS
 from covidlib.profile import PROFILES, load_profile
 from covidlib.runs import ROOT
 
-name, data, out = (config.get(key, default) for key, default in (("profile", "demo"), ("data", ""), ("out", "")))
+name, data, out = (str(config.get(key) or default) for key, default in (("profile", "demo"), ("data", ""), ("out", "")))
 settings = load_profile(name)
 RUN = Path(out or ROOT / "runs" / settings.name)
 ALL = list(range(settings.folds.number))
-FOLDS = [int(fold) for fold in str(config.get("folds", "")).split(",") if fold] or ALL
+FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config["folds"]).split(",") if fold] or ALL
 
 PROFILE = name if str(name).endswith((".yaml", ".yml")) else str(PROFILES / f"{name}.yaml")
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []

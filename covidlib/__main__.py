@@ -5,8 +5,12 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
+
+if TYPE_CHECKING:
+    from covidlib.dataset import Case
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,11 +90,16 @@ def _run(given: argparse.Namespace) -> None:
 def _check(given: argparse.Namespace) -> int:
     from covidlib.dataset import check_folder
 
-    sound, problems, notes = check_folder(given.folder)
+    sound, problems, notes = check_folder(given.folder, seen=_describe)
     for line in [*(f"note: {note}" for note in notes), *(f"problem: {problem}" for problem in problems)]:
         sys.stdout.write(line + "\n")
     sys.stdout.write(f"{len(sound)} sound cases, {len(problems)} problems\n")
     return 1 if problems else 0
+
+
+def _describe(case: "Case") -> None:
+    shape, spacing = " x ".join(map(str, case.image.shape)), " x ".join(f"{length:.2f}" for length in case.spacing_mm)
+    sys.stdout.write(f"{case.id}: {shape} voxels of {spacing} mm, stored {case.orientation}, intensity {case.intensity}\n")
 
 
 def _fetch(given: argparse.Namespace) -> None:

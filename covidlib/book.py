@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BUILD = ROOT / "_build"
+BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
 
 
@@ -32,6 +33,7 @@ def build_book(run: Run) -> Path:
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search("WARNING|ERROR", line)]
         raise DataError("the book has warnings (all of them in _build/book.log):\n" + "\n".join(lines[:20]))
+    BUILT_FROM.write_text(str(run.folder.resolve()), encoding="utf-8")
     return BUILD / "html" / "index.html"
 
 

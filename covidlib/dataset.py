@@ -6,7 +6,7 @@ Layout (Ma et al. 2020, Zenodo 3757476): COVID-19-CT-Seg_20cases/<case>.nii.gz a
 import logging
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,21 @@ def list_cases(folder: str | Path) -> list[str]:
     return cases
 
 
-def check_folder(folder: str | Path, intensity: Mapping[str, str] | None = None) -> tuple[list[str], list[str], list[str]]:
-    """Read every case of a folder: (sound case ids, all problems, notes), for a report in one go."""
+def check_folder(
+    folder: str | Path, intensity: Mapping[str, str] | None = None, seen: Callable[[Case], None] | None = None
+) -> tuple[list[str], list[str], list[str]]:
+    """Read every case of a folder: (sound case ids, all problems, notes), for a report in one go; `seen` gets each sound case."""
     cases, problems, notes = _survey(folder)
     sound = []
     for case in cases:
         try:
-            load_case(folder, case, (intensity or {}).get(case))
-            sound.append(case)
+            read = load_case(folder, case, (intensity or {}).get(case))
         except DataError as error:
             problems.extend(str(error).splitlines())
+            continue
+        sound.append(case)
+        if seen:
+            seen(read)
     return sound, problems, notes
 
 

@@ -28,7 +28,7 @@ GREY, ORANGE, PALE = "#555555", "#D98200", "#E6EEF7"
 OVERLAID = [(label, CLASSES[label], color) for label, color in enumerate(COLORS, 1)]
 OVERLAY = np.array([(0, 0, 0, 0), *(colors.to_rgba(color, 0.5) for color in COLORS)])
 LUNG_WINDOW = {"hu": (-1000.0, 200.0), "grey": (42.5, 246.5)}  # the second is what -1250..250 HU -> 0..255 makes of the first
-STYLE = {"axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 140, "grid.color": "#DDDDDD"}
+STYLE = {"axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#DDDDDD"}
 
 
 class Panel(NamedTuple):
@@ -66,9 +66,9 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set(xlim=(width, 0), ylim=(0, height), xticks=[], yticks=[], title=panel.title)
     axes.spines[:].set_visible(False)
     bar = next((length for length in (100, 50, 20, 10) if length < width / 2), 5)
-    axes.plot([0.95 * width, 0.95 * width - bar], [0.05 * height] * 2, color="white", linewidth=2)
+    axes.plot([0.95 * width, 0.95 * width - bar], [0.05 * height] * 2, color="white", linewidth=2, zorder=4)
     for x, y, text in ((0.05, 0.07, f"{bar} mm"), (0.02, 0.92, "R"), (0.94, 0.92, "L")):
-        axes.text(x, y, text, transform=axes.transAxes, color="white", fontsize=8)
+        axes.text(x, y, text, transform=axes.transAxes, color="white", fontsize=8, bbox={"fc": "#00000080", "lw": 0, "pad": 1})
 
 
 def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> Figure:
@@ -77,8 +77,10 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
     rows, titles = -(-len(drawn) // columns), max(panel.title.count("\n") + 1 for panel in drawn)
     tall = max(np.divide(*np.multiply(panel.image.shape, panel.spacing_mm[:2])[::-1]) for panel in drawn)
     figure, axes = _figure(rows, columns, rows * (tall * WIDTH / columns + 0.2 * titles) + 0.3)
-    for place, panel in zip(np.ravel(axes), [*drawn, *[None] * (rows * columns - len(drawn))], strict=True):
-        draw_panel(place, panel) if panel else place.set_axis_off()
+    for place, panel in zip(np.ravel(axes), drawn, strict=False):
+        draw_panel(place, panel)
+    for place in np.ravel(axes)[len(drawn) :]:
+        place.set_axis_off()
     if any(panel.labels is not None for panel in drawn):
         _legend(figure, [Patch(color=color, label=name) for _, name, color in OVERLAID])
     return figure
@@ -101,7 +103,8 @@ def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray,
 
 def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], n: int = 12, window: Any = None) -> Figure:
     """`n` axial slices (at most all), evenly spaced from below to above; image and labels (x, y, z), window as in Panel."""
-    chosen = np.unique(np.linspace(0, image.shape[2] - 1, min(n, image.shape[2]) + 2)[1:-1].round().astype(int))
+    n = min(n, image.shape[2])
+    chosen = ((np.arange(n) + 0.5) * image.shape[2] / n).astype(int)
     parts = [(f"slice {z + 1}", image[:, :, z], None if labels is None else labels[:, :, z]) for z in chosen]
     window = tuple(np.percentile(image, (0.5, 99.5))) if window is None else window
     return step_strip([Panel(*part, window, tuple(spacing_mm[:2])) for part in parts])
@@ -146,7 +149,7 @@ def network_chart(model: Any, shape_vox: Sequence[int] | None = None) -> Figure:
     axes.set_axis_off()
     boxes = []
     for x, (maps, kernels, divided, step) in enumerate(blocks):
-        size = _times([n // d for n, d in zip(shape_vox, divided, strict=True)]) if shape_vox else f"1/{_times(divided)}"
+        size = _times([n // d for n, d in zip(shape_vox, divided, strict=True)]) if shape_vox else f"÷ {_times(divided)}"
         boxes.append(_box(axes, x, abs(x - depth) - depth, "\n".join(['·'.join(maps), max(kernels), size]), 8))
         where = {"ha": "right", "x": x - 0.6} if x <= depth else {"ha": "left", "x": x - 0.4}  # outside of the V
         axes.text(y=abs(x - 0.5 - depth) - depth - 0.1, s=step, fontsize=7.5, color=GREY, **where)
@@ -220,7 +223,7 @@ def histogram(*cases: Case, window_hu: tuple[float, float] = (-1250, 250)) -> Fi
     figure, axes = _figure(1, len(cases), 3.4, sharey=True)
     for place, one in zip(np.ravel(axes), cases, strict=True):
         hu = one.intensity == "hu"
-        bins = np.arange(-1500, 1001, 20) if hu else np.arange(-8, 264, 4)
+        bins = np.arange(-1400, 1001, 20) if hu else np.arange(-8, 264, 4)
         place.axvspan(*(window_hu if hu else (0, 255)), color=PALE, label="window")
         place.stairs(np.histogram(one.image, bins)[0], bins, color="#BBBBBB", fill=True, label="all voxels")
         for label, name, color in OVERLAID:
@@ -244,8 +247,9 @@ def class_balance(voxels: "pd.DataFrame") -> Figure:
 
 
 def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
+    figure = plt.figure(figsize=(WIDTH, height), dpi=140, layout="constrained")  # outside of rc_context: it may load the backend
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", **options)
+        axes = figure.subplots(rows, columns, **options)
     plt.close(figure)  # or a notebook would draw it by itself as well
     return figure, axes
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds, read_volume, to_canonical
 from covidlib.errors import DataError
-from covidlib.files import checksum, read_json, write_json
+from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.preprocessing import Prepared, prepare_cached
 from covidlib.profile import Profile, load_profile
 
@@ -78,7 +78,7 @@ def open_run(
     Args:
         profile: name in profiles/, or path of a YAML file.
         data: folder in the release's layout; "" takes the phantoms, made on first use, where the profile asks for them.
-        out: folder for the results; "" takes runs/<profile> in the project.
+        out: folder for the results; "" takes runs/<profile> in the project, with overrides runs/<profile>-<their fingerprint>.
         overrides: dotted settings that replace the profile's, e.g. {"training.epochs": 3}.
 
     Raises:
@@ -88,7 +88,11 @@ def open_run(
     source = Path(data) if data else _default_data(settings)
     cases = tuple(list_cases(source))
     run = Run(
-        settings, source, Path(out) if out else ROOT / "runs" / settings.name, cases, tuple(make_folds(cases, settings.folds))
+        settings,
+        source,
+        Path(out) if out else _default_folder(settings, overrides),
+        cases,
+        tuple(make_folds(cases, settings.folds)),
     )
     described = {"profile": settings.as_dict(), "folds": [{"test": fold.test, "train": fold.train} for fold in run.folds]}
     if read_json(run.folder / "run.json") != _as_json(described):
@@ -139,6 +143,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _default_folder(settings: Profile, overrides: Mapping[str, Any] | None) -> Path:
+    changed = f"-{fingerprint(dict(overrides))[:6]}" if overrides else ""  # an experiment does not overwrite the profile's run
+    return ROOT / "runs" / f"{settings.name}{changed}"
 
 
 def _default_data(settings: Profile) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from covidlib.book import BUILT_FROM
 from covidlib.errors import DataError
 from covidlib.runs import ROOT
 
@@ -137,6 +138,8 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    if book and not (BUILT_FROM.is_file() and BUILT_FROM.read_text(encoding="utf-8") == str(folder)):
+        command += ["--forcerun", "book"]  # the HTML shows another run
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         _watch(command, folder / "snakemake.log")

@@ -16,6 +16,7 @@ from hypothesis import settings
 from covidlib.dataset import IMAGES, MASKS
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Profile, load_profile
+from covidlib.runs import Run, open_run
 
 settings.register_profile("covidlib", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("covidlib")
@@ -129,3 +130,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, write_case: Callable[.
         affine = np.diag([-4.0, -4.0, 6.0, 1.0])
         write_case(folder, volume.id, image[::-1, ::-1], labels[::-1, ::-1], affine)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, tiny_yaml: Path, tiny_folder: Path) -> Run:
+    """A run over the tiny folder whose fold 0 is trained. Copy its folder before changing anything."""
+    from covidlib.training import train_fold
+
+    run = open_run(tiny_yaml, tiny_folder, tmp_path_factory.mktemp("run"))
+    train_fold(run, 0)
+    return run

@@ -14,7 +14,8 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
         temporary.write_text("half")
         assert not path.exists() and temporary.suffix == ".csv"
         temporary.write_text("whole")
-    assert path.read_text() == "whole"
+        inode = temporary.stat().st_ino
+    assert path.read_text() == "whole" and path.stat().st_ino == inode  # renamed, not copied: no moment of half a file
     assert list(path.parent.iterdir()) == [path]
 
 

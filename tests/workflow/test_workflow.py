@@ -104,7 +104,7 @@ def toy(tmp_path, monkeypatch):
         nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("if n > 1:\n    raise RuntimeError('too many')"),
     ])  # fmt: skip
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "notebooks" / "toy.ipynb")
     return tmp_path
 
@@ -115,8 +115,8 @@ def test_execute_gives_the_executed_copy(toy):
     assert nbformat.read(made, as_version=4).cells[-1].execution_count == 2
 
 
-def test_failing_cell_is_one_line_and_the_copy_is_kept(toy):
-    with pytest.raises(DataError, match=r"^toy.ipynb cell 2: RuntimeError: too many \(executed copy: .*failed.*toy.ipynb\)$"):
+def test_failing_cell_is_one_line_and_the_copy_is_kept(toy):  # cell 3: papermill adds one with the parameters
+    with pytest.raises(DataError, match=r"^toy.ipynb cell 3: RuntimeError: too many \(executed copy: .*failed.*toy.ipynb\)$"):
         workflow.execute("toy", toy / "run", {"n": 2})
     assert (toy / "run" / "notebooks" / "failed" / "toy.ipynb").is_file()
     assert not (toy / "run" / "notebooks" / "toy.ipynb").exists()

@@ -1,0 +1,245 @@
+"""Figures: what is drawn, where and in which unit; read from the artists, never from pixels."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
+
+from covidlib import figures as F
+from covidlib.dataset import CLASSES, Case
+from covidlib.profile import load_profile
+
+
+@pytest.fixture
+def case() -> Case:
+    """6 x 4 x 5 voxels of 2 x 3 x 5 mm in HU: left lung at x = 0, right lung at x = 5, infection in slice 3 and more in 1."""
+    labels = np.zeros((6, 4, 5), np.uint8)
+    labels[0], labels[5] = 1, 2
+    labels[2, 2, 3] = labels[2, 1:3, 1] = 3
+    image = np.linspace(-1000, 400, labels.size, dtype=np.float32).reshape(labels.shape)
+    return Case("case_a", image, labels, (2.0, 3.0, 5.0), "hu", np.eye(4), None, "RAS")
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    """Two folds of two cases; Dice 0.9 and 0.7 for the lungs, 0.1 to 0.4 for infection, one sensitivity undefined."""
+    rows = []
+    for number, name in enumerate(("a", "b", "c", "d")):
+        for label, dice in zip(CLASSES[1:], (0.9, 0.7, 0.1 * (number + 1)), strict=True):
+            sensitivity = np.nan if (name, label) == ("d", "infection") else dice
+            rows.append((number // 2, name, label, dice, sensitivity, 0.99, 10, 10))
+    columns = ["fold", "case", "class", "dice", "sensitivity", "specificity", "truth_voxels", "predicted_voxels"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def history(epochs: int = 6, validation: bool = True) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    columns = {"epoch": epoch, "loss": 2 / epoch, "soft_dice_lungs": 1 - 0.5 / epoch, "soft_dice_infection": 1 - 0.9 / epoch}
+    if validation:
+        columns |= {f"val_{key}": value * 1.1 for key, value in columns.items() if key != "epoch"}
+    return pd.DataFrame({**columns, "learning_rate": 1e-3, "minutes": epoch * 1.0})
+
+
+def texts(figure: plt.Figure) -> str:
+    return "\n".join(text.get_text() for axes in figure.axes for text in [axes.title, *axes.texts])
+
+
+def legend(figure: plt.Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_no_figure_stays_open(case: Case) -> None:
+    F.overlay_pair(case)
+    assert plt.get_fignums() == []  # or a notebook would show it a second time
+
+
+def test_colors_are_the_viewers() -> None:
+    from covidlib.viewer import COLORS
+
+    assert F.COLORS == COLORS
+
+
+def test_grey_lung_window_is_the_hu_one_mapped() -> None:
+    low, high = ((hu + 1250) / 1500 * 255 for hu in F.LUNG_WINDOW["hu"])
+    assert F.LUNG_WINDOW["grey"] == (low, high)
+
+
+def test_fullest_slice_is_infection_before_lung_before_middle(case: Case) -> None:
+    assert F.fullest_slice(case.labels) == 1
+    lungs = np.zeros((3, 3, 4), np.uint8)
+    lungs[0, :2, 2] = 1
+    assert F.fullest_slice(lungs) == 2
+    assert F.fullest_slice(np.zeros((3, 3, 8))) == 4
+
+
+def test_a_slice_is_drawn_in_mm_with_the_patients_right_on_the_left(case: Case) -> None:
+    axes = F.overlay_pair(case).axes[0]
+    assert axes.get_xlim() == (12, 0)  # 6 voxels of 2 mm; x grows to the patient's right
+    assert axes.get_ylim() == (0, 12)  # 4 voxels of 3 mm, front at the top
+    assert axes.get_aspect() == 1
+    letters = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert letters["R"] < 0.5 < letters["L"]
+
+
+def test_pair_is_the_slice_and_the_slice_with_its_labels(case: Case) -> None:
+    plain, labeled = F.overlay_pair(case).axes
+    np.testing.assert_array_equal(plain.images[0].get_array(), case.image[:, :, 1].T)
+    assert plain.images[0].get_clim() == (-1000, 200)
+    assert len(plain.images) == 1
+    overlay = labeled.images[1].get_array()  # (y, x, RGBA)
+    assert tuple(overlay[2, 0]) == to_rgba(F.COLORS[0], 0.5)
+    assert tuple(overlay[2, 5]) == to_rgba(F.COLORS[1], 0.5)
+    assert tuple(overlay[2, 2]) == to_rgba(F.COLORS[2], 0.5)
+    assert overlay[0, 2, 3] == 0
+
+
+def test_pair_of_a_given_slice_and_of_several_cases(case: Case) -> None:
+    assert F.overlay_pair(case, z=3).axes[0].get_title() == "case_a, slice 4"
+    assert len(F.overlay_pair(case, case, case).axes) == 6
+
+
+def test_case_without_labels_shows_the_middle(case: Case) -> None:
+    bare = SimpleNamespace(id="new", image=case.image, labels=None, spacing_mm=case.spacing_mm, intensity="hu")
+    panel = F.slice_panel(bare)
+    assert (panel.title, panel.labels) == ("new, slice 3", None)
+
+
+def test_scale_bar_is_the_longest_round_one_under_half_of_the_width() -> None:
+    figure = F.step_strip([("wide", np.eye(210)), ("narrow", np.eye(30)), ("tiny", np.eye(8))])
+    lengths = [abs(np.diff(axes.lines[0].get_xdata())[0]) for axes in figure.axes[:3]]
+    assert lengths == pytest.approx([100, 10, 5])
+
+
+def test_strip_without_a_window_uses_percentiles_and_hides_unused_places() -> None:
+    image = np.arange(100.0).reshape(10, 10)
+    figure = F.step_strip([("one", image)], columns=3)
+    assert figure.axes[0].images[0].get_clim() == tuple(np.percentile(image, (0.5, 99.5)))
+    assert [axes.axison for axes in figure.axes] == [True, False, False]
+    assert figure.legends == []
+
+
+def test_truth_and_prediction_in_rows_of_three(case: Case) -> None:
+    nothing = np.zeros_like(case.labels)
+    figure = F.truth_and_prediction([("worst", case, case.labels, nothing, None), ("best", case, case.labels, case.labels, 3)])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["worst", "truth", "prediction", "best", "truth", "prediction"]
+    assert [len(axes.images) for axes in figure.axes] == [1, 2, 2] * 2
+    assert figure.axes[2].images[1].get_array().max() == 0
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), case.image[:, :, 3].T)
+    assert legend(figure) == ["left lung", "right lung", "infection"]
+
+
+@pytest.mark.parametrize(("n", "shown"), [(2, [2, 4]), (99, [1, 2, 3, 4, 5])])
+def test_montage_spreads_slices_from_below_to_above(case: Case, n: int, shown: list[int]) -> None:
+    figure = F.montage(case.image, case.labels, case.spacing_mm, n=n)
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == [f"slice {z}" for z in shown]
+    assert len({axes.images[0].get_clim() for axes in figure.axes if axes.axison}) == 1
+
+
+def test_pipeline_chart_tells_the_papers_numbers() -> None:
+    told = texts(F.pipeline_chart(load_profile("paper")))
+    for number in ("-1250 … 250 HU", "1.58×1.58×2.70 mm", "160×160×80", "batches of 2", "p = 0.15", "32–64–128–256–512",
+                   "Adam 0.001", "after 15 epochs", "1000 epochs of 150", "50% overlap", "5 folds"):  # fmt: skip
+        assert number in told
+
+
+def test_pipeline_chart_follows_the_profile() -> None:
+    told = texts(F.pipeline_chart(load_profile("paper", {"inference.mode": "volume", "training.schedule": "cosine"})))
+    assert "whole volumes" in told and "cosine" in told and "overlap" not in told
+
+
+def layer(kind: str, **settings: object) -> object:
+    return type(kind, (), settings)()
+
+
+def test_network_chart_draws_what_the_layers_say() -> None:
+    layers = [
+        layer("Conv3D", filters=7, kernel_size=(3, 3, 1)),
+        layer("MaxPooling3D", pool_size=(2, 2, 1)),
+        layer("Conv3D", filters=9, kernel_size=(3, 3, 3)),
+        layer("Conv3DTranspose", filters=7, strides=(2, 2, 1)),
+        layer("Concatenate"),
+        layer("Conv3D", filters=7, kernel_size=(3, 3, 1)),
+        layer("Conv3D", filters=4, kernel_size=(1, 1, 1)),
+    ]
+    figure = F.network_chart(SimpleNamespace(layers=layers, count_params=lambda: 1234), (32, 16, 8))
+    told = texts(figure)
+    for words in ("7\n3×3×1\n32×16×8", "9\n3×3×3\n16×8×8", "7·4\n3×3×1\n32×16×8", "1,234 parameters", "2×2×1"):
+        assert words in told
+    arrows = [text.arrow_patch.get_linestyle() for text in figure.axes[0].texts if hasattr(text, "arrow_patch")]
+    assert sorted(arrows) == ["dashed", "solid", "solid"]  # a skip connection, down, up
+
+
+def test_loss_course_follows_the_losses_and_their_scatter() -> None:
+    noise = np.random.default_rng(0).normal(size=(3, 6)) * 0.05
+    folds = {number: history() for number in range(3)}
+    for fold, scatter in zip(folds.values(), noise, strict=True):
+        fold["val_loss"] += scatter
+    axes = F.loss_course(folds).axes[0]
+    named = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert set(named) == {"training", "validation"} and len(axes.lines) == 8
+    assert named["training"].get_ydata()[-1] == pytest.approx(2 / 6, rel=0.1)
+    tight, wide = (np.ptp(band.get_paths()[0].vertices[:, 1][np.isclose(band.get_paths()[0].vertices[:, 0], 6)])
+                   for band in axes.collections)  # fmt: skip
+    assert 0 <= tight < wide < 0.3
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_ylim()[0]) == ("epoch", "loss", 0)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_loss_course_of_hardly_any_epochs_and_without_validation(epochs: int) -> None:
+    axes = F.loss_course({0: history(epochs, validation=False)}).axes[0]
+    assert [line.get_label() for line in axes.lines if not line.get_label().startswith("_")] == ["training"]
+    assert all(np.isfinite(line.get_ydata()).all() for line in axes.lines)
+
+
+def test_score_boxes_hold_every_defined_score(scores: pd.DataFrame) -> None:
+    panels = F.score_boxes(scores).axes
+    assert [axes.get_title() for axes in panels] == ["Dice", "Sensitivity", "Specificity"]
+    dots = [[line.get_ydata() for line in axes.lines if line.get_marker() == "o"] for axes in panels]
+    assert dots[0][0] == pytest.approx([0.8] * 4)  # lungs: mean of left and right
+    assert dots[0][1] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert len(dots[1][1]) == 3  # the undefined one is left out
+    assert panels[0].get_ylim() == (-0.02, 1.02) and panels[2].get_ylim()[0] > 0.5
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["lungs", "infection"]
+
+
+def test_case_dots_name_case_and_fold(scores: pd.DataFrame) -> None:
+    figure = F.case_dots(scores, "sensitivity")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (fold 0)", "b (fold 0)", "c (fold 1)", "d (fold 1)"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    assert axes.lines[2].get_xdata()[:3] == pytest.approx([0.1, 0.2, 0.3]) and np.isnan(axes.lines[2].get_xdata()[3])
+    assert (axes.get_xlabel(), legend(figure)) == ("Sensitivity", ["left lung", "right lung", "infection"])
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_history_curves(validation: bool) -> None:
+    figure = F.history_curves(history(validation=validation))
+    loss, dice, rate = figure.axes
+    assert loss.lines[0].get_ydata() == pytest.approx(2 / np.arange(1, 7))
+    assert np.isfinite(loss.lines[1].get_ydata()).all() == validation
+    assert (dice.get_ylim(), rate.get_yscale()) == ((0, 1), "log")
+    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+    assert [line.get_linestyle() for line in dice.lines] == ["-", "--"] * 2
+
+
+def test_histogram_shades_the_window_in_each_cases_unit(case: Case) -> None:
+    grey = Case("case_b", np.linspace(0, 255, 120).reshape(6, 4, 5), case.labels, case.spacing_mm, "grey", np.eye(4), None, "RAS")
+    figure = F.histogram(case, grey, window_hu=(-900, 100))
+    spans = [axes.patches[0].get_extents().transformed(axes.transData.inverted()) for axes in figure.axes]
+    assert [(round(span.x0), round(span.x1)) for span in spans] == [(-900, 100), (0, 255)]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["HU", "grey"]
+    counted = [sum(stairs.get_data().values.sum() for stairs in axes.patches[1:2]) for axes in figure.axes]
+    assert counted == [case.image.size, grey.image.size]
+    assert legend(figure) == ["window", "all voxels", "left lung", "right lung", "infection"]
+
+
+def test_class_balance_in_percent() -> None:
+    voxels = pd.DataFrame([[80, 10, 5, 5], [90, 5, 5, 0]], index=["a", "b"], columns=CLASSES)
+    scan, lung = F.class_balance(voxels).axes
+    assert [bar.get_width() for bar in scan.patches] == pytest.approx([80, 90, 10, 5, 5, 5, 5, 0])
+    assert [bar.get_width() for bar in lung.patches] == pytest.approx([25, 0])
+    assert (scan.get_xlabel(), lung.get_xlabel()) == ("percent of the scan", "infected percent of the lung")

@@ -1,0 +1,156 @@
+"""Windows and whole volume agree on a pointwise model; padding goes; labels come back on the scan's own grid."""
+
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from covidlib import inference
+from covidlib.dataset import IMAGES, load_case, save_labels
+from covidlib.errors import DataError
+from covidlib.files import checksum
+from covidlib.inference import load_model, predict_fold, predict_volume
+from covidlib.preprocessing import Prepared, labels_on_grid, prepare
+from covidlib.profile import Inference, Preprocessing
+from covidlib.runs import open_run
+
+STEP = (4, 4, 2)
+AIR = -2.0
+
+
+def pointwise(seen=None):
+    """A model whose probabilities depend on each voxel's own value; binary fractions, so that means of them are exact."""
+    answers = np.array([[0.5, 0.25, 0.125, 0.125], [0.125, 0.5, 0.25, 0.125], [0.125, 0.125, 0.25, 0.5]], np.float32)
+
+    def model(image, training):
+        assert training is False and image.dtype == np.float32
+        if seen is not None:
+            seen.append(image)
+        return answers[np.digitize(image[..., 0], (-0.5, 0.5))]
+
+    return model
+
+
+def random_volume(shape, seed=0):
+    image = np.random.default_rng(seed).normal(size=shape).clip(-1.9, 2).astype(np.float32)
+    image.flat[0] = AIR
+    return Prepared("random", image, None, (1.0, 1.0, 1.0))
+
+
+SHAPES = [(16, 16, 8), (17, 13, 9), (30, 21, 11), (3, 20, 5), (1, 1, 1), (16, 5, 30)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_windows_and_volume_agree_exactly_on_a_pointwise_model(shape, overlap):
+    volume = random_volume(shape)
+    windows = Inference(mode="windows", window_shape_vox=(8, 8, 4), overlap=overlap)
+    one = predict_volume(pointwise(), volume, windows, STEP)
+    other = predict_volume(pointwise(), volume, Inference(mode="volume"), STEP)
+    expected = pointwise()(volume.image[..., None], training=False)
+    np.testing.assert_array_equal(one, expected)
+    np.testing.assert_array_equal(other, expected)
+    assert one.shape == (*shape, 4) and one.dtype == np.float32
+
+
+def test_a_volume_smaller_than_a_window_is_padded_with_air():
+    seen = []
+    volume = random_volume((3, 20, 5))
+    out = predict_volume(pointwise(seen), volume, Inference(window_shape_vox=(8, 24, 8)), STEP)
+    assert out.shape == (3, 20, 5, 4) and len(seen) == 1
+    window = seen[0][0, ..., 0]
+    assert window.shape == (8, 24, 8)
+    np.testing.assert_array_equal(window[:3, :20, :5], volume.image)
+    assert (window[3:] == AIR).all() and (window[:, 20:] == AIR).all() and (window[..., 5:] == AIR).all()
+
+
+def test_a_whole_volume_is_padded_to_what_the_network_can_pool():
+    seen = []
+    predict_volume(pointwise(seen), random_volume((9, 12, 5)), Inference(mode="volume"), STEP)
+    assert [image.shape for image in seen] == [(1, 12, 12, 6, 1)]
+    assert (seen[0][0, 9:, ..., 0] == AIR).all() and (seen[0][0, :, :, 5:, 0] == AIR).all()
+
+
+def test_overlapping_windows_are_averaged():
+    """A model that answers 1 for its first window and 0 for its second; windows of 4 at 0 and 2 of a row of 6."""
+    answers = iter([1.0, 0.0])
+
+    def model(image, training):
+        return np.full((*image.shape[:-1], 4), next(answers), np.float32)
+
+    out = predict_volume(model, random_volume((6, 4, 2)), Inference(window_shape_vox=(4, 4, 2)), STEP)
+    assert out[:, 0, 0, 0].tolist() == [1, 1, 0.5, 0.5, 0, 0]
+
+
+def test_labels_of_a_marked_block_come_back_on_the_stored_grid(tmp_path, write_case):
+    """Prepared, its labels taken for a perfect prediction, brought back and saved: the block lies where it was drawn."""
+    labels = np.zeros((20, 16, 12), np.uint8)
+    labels[2:10, 4:12, 3:9], labels[12:18, 4:12, 3:9] = 2, 1  # stored as LPS: the patient's left is at high x
+    image = np.where(labels > 0, -800, 40).astype(np.int16)
+    image[0, 0, 0] = -1000
+    affine = np.diag([-1.6, -1.6, 5.4, 1.0])
+    case = load_case(write_case(tmp_path, "marked", image, labels, affine), "marked")
+    prepared = prepare(case, Preprocessing(spacing_mm=(0.8, 0.8, 2.7)))
+    assert prepared.labels.shape == (40, 32, 24)
+    back = labels_on_grid(np.eye(4, dtype=np.float32)[prepared.labels], case.image.shape)
+    save_labels(back, case, tmp_path / "labels.nii.gz")
+    saved = nib.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(saved.dataobj), labels)
+    np.testing.assert_array_equal(saved.affine, nib.load(tmp_path / IMAGES / "marked.nii.gz").affine)
+
+
+@pytest.fixture
+def copied(tmp_path, trained_run, tiny_yaml, tiny_folder):
+    """A function: the trained run copied, opened with overrides."""
+    shutil.copytree(trained_run.folder, tmp_path / "run")
+    return lambda overrides=None: open_run(tiny_yaml, tiny_folder, tmp_path / "run", overrides)
+
+
+def test_a_trained_fold_predicts_its_test_cases_on_their_own_grids(copied):
+    run = copied()
+    made = predict_fold(run, 0)
+    assert set(made) == set(run.folds[0].test)
+    for case, path in made.items():
+        stored, predicted = nib.load(run.data / IMAGES / f"{case}.nii.gz"), nib.load(path)
+        assert path == run.prediction(0, case) and predicted.shape == stored.shape
+        np.testing.assert_array_equal(predicted.affine, stored.affine)
+        assert set(np.unique(np.asanyarray(predicted.dataobj))) <= {0, 1, 2, 3}
+        np.testing.assert_array_equal(run.predicted_labels(0, case), np.asanyarray(predicted.dataobj)[::-1, ::-1])
+        assert (run.predicted_labels(0, case) == run.case(case).labels).mean() > 0.4  # it has learned something
+
+
+def test_predictions_that_are_there_stay_and_others_are_made_anew(copied, monkeypatch):
+    run = copied()
+    made = predict_fold(run, 0)
+    loaded = []
+    monkeypatch.setattr(inference, "load_model", lambda run, number: loaded.append(number) or load_model(run, number))
+    assert predict_fold(run, 0) == made and loaded == []
+    predict_fold(copied({"inference.overlap": 0.25}), 0)
+    assert loaded == [0]
+    predict_fold(copied({"inference.overlap": 0.25}), 0)
+    assert loaded == [0]
+    next(iter(made.values())).unlink()
+    predict_fold(copied({"inference.overlap": 0.25}), 0)
+    assert loaded == [0, 0] and all(path.is_file() for path in made.values())
+
+
+def test_predictions_repeat_bit_for_bit(copied):
+    run = copied()
+    first = {case: checksum(path) for case, path in predict_fold(run, 0).items()}
+    os.remove(run.fold_folder(0) / "predictions.json")
+    assert {case: checksum(path) for case, path in predict_fold(run, 0).items()} == first
+
+
+def test_predicting_a_fold_that_is_not_trained_says_so(copied):
+    with pytest.raises(DataError, match="fold 1"):
+        predict_fold(copied(), 1)
+
+
+def test_the_loaded_model_has_the_kept_weights(trained_run):
+    volume = trained_run.prepared([trained_run.folds[0].test[0]])[0]
+    step = trained_run.profile.network.smallest_step
+    one, same = (predict_volume(load_model(trained_run, 0), volume, trained_run.profile.inference, step) for _ in range(2))
+    np.testing.assert_array_equal(one, same)
+    np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-5)

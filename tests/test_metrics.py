@@ -1,0 +1,170 @@
+"""Dice, sensitivity and specificity counted by hand in pictures; Table 1 from a small table."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from covidlib.dataset import CLASSES, Fold, save_labels
+from covidlib.errors import DataError
+from covidlib.metrics import score, score_run, table_1
+from covidlib.profile import Profile
+from covidlib.runs import Run
+
+NAMES = ("left lung", "right lung", "infection")
+
+
+def labels(text):
+    """Rows of digits to uint8 labels (rows, columns, 1); a dot is background."""
+    rows = [[0 if word == "." else int(word) for word in line.split()] for line in text.strip().splitlines()]
+    return np.array(rows, np.uint8)[:, :, None]
+
+
+def scores_of(truth, prediction):
+    return {row["class"]: row for row in score(truth, prediction)}
+
+
+TRUTH = labels("""
+    1 1 . 2 2
+    1 1 . 2 3
+    . . . 3 3
+    . . . . .
+""")
+PREDICTION = labels("""
+    1 1 . 2 2
+    1 . . 2 2
+    1 . . 3 3
+    . . . . 3
+""")
+
+
+def check(row, dice, sensitivity, specificity, truth_voxels, predicted_voxels):
+    expected = {"dice": dice, "sensitivity": sensitivity, "specificity": specificity}
+    for key, value in expected.items():
+        assert row[key] == pytest.approx(value, nan_ok=True), key
+    assert (row["truth_voxels"], row["predicted_voxels"]) == (truth_voxels, predicted_voxels)
+
+
+def test_scores_counted_by_hand():
+    """20 voxels. Left: 4 true, 4 found, 3 right. Right: 3, 4, 3. Infection: 3, 3, 2."""
+    rows = scores_of(TRUTH, PREDICTION)
+    assert tuple(rows) == NAMES == CLASSES[1:]
+    check(rows["left lung"], 6 / 8, 3 / 4, 15 / 16, 4, 4)
+    check(rows["right lung"], 6 / 7, 3 / 3, 16 / 17, 3, 4)
+    check(rows["infection"], 4 / 6, 2 / 3, 16 / 17, 3, 3)
+
+
+def test_a_perfect_prediction():
+    for row in score(TRUTH, TRUTH):
+        assert (row["dice"], row["sensitivity"], row["specificity"]) == (1, 1, 1)
+
+
+def test_an_empty_truth_that_is_found_somewhere():
+    """Nothing there, 2 of 4 voxels found: Dice 0, sensitivity has no meaning."""
+    check(scores_of(labels(". . . ."), labels("3 3 . ."))["infection"], 0, math.nan, 2 / 4, 0, 2)
+
+
+def test_a_class_in_neither():
+    check(scores_of(labels(". . 1"), labels(". 1 1"))["infection"], 1, math.nan, 1, 0, 0)
+
+
+def test_an_empty_prediction():
+    check(scores_of(labels("3 3 . ."), labels(". . . ."))["infection"], 0, 0, 1, 2, 0)
+
+
+def test_one_class_everywhere_has_no_specificity():
+    check(scores_of(labels("3 3"), labels("3 ."))["infection"], 2 / 3, 1 / 2, math.nan, 2, 1)
+
+
+def test_left_and_right_exchanged_is_all_wrong():
+    rows = scores_of(labels("1 1 . 2"), labels("2 2 . 1"))
+    check(rows["left lung"], 0, 0, 1 / 2, 2, 1)
+    check(rows["right lung"], 0, 0, 1 / 3, 1, 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])
+def test_any_integer_type_and_any_memory_order(kind):
+    truth, prediction = TRUTH.astype(kind), np.asfortranarray(PREDICTION.astype(kind))
+    assert score(truth, prediction) == score(TRUTH, PREDICTION)
+
+
+def test_another_grid_is_an_error():
+    with pytest.raises(DataError, match=r"truth has shape \(4, 5, 1\), prediction \(5, 4, 1\); allowed: the same grid"):
+        score(TRUTH, PREDICTION.transpose(1, 0, 2))
+
+
+# --------------------------------------------------------------------------------------------------------------------- Table 1
+
+
+def frame(*rows):
+    """(fold, case, class, dice, sensitivity, specificity) a row."""
+    return pd.DataFrame(rows, columns=["fold", "case", "class", "dice", "sensitivity", "specificity"])
+
+
+SCORES = frame(
+    # fold 0, three cases: medians left 0.8, right 0.6, infection 0.4
+    (0, "a", "left lung", 0.7, 0.1, 0.9), (0, "b", "left lung", 0.8, 0.3, 0.9), (0, "c", "left lung", 0.9, 0.2, 0.9),
+    (0, "a", "right lung", 0.6, 0.4, 0.7), (0, "b", "right lung", 0.1, 0.4, 0.7), (0, "c", "right lung", 0.9, 0.4, 0.7),
+    (0, "a", "infection", 0.0, 0.5, 1.0), (0, "b", "infection", 0.4, math.nan, 1.0), (0, "c", "infection", 0.5, 0.7, 1.0),
+    # fold 1, two cases: medians left 0.5, right 1.0, infection 0.6
+    (1, "d", "left lung", 0.4, 0.8, 0.5), (1, "e", "left lung", 0.6, 0.8, 0.5),
+    (1, "d", "right lung", 1.0, 1.0, 0.5), (1, "e", "right lung", 1.0, 1.0, 0.5),
+    (1, "d", "infection", 0.4, 0.2, 0.8), (1, "e", "infection", 0.8, 0.4, 0.6),
+)  # fmt: skip
+
+
+def test_table_1_median_per_fold_lungs_as_mean_of_two_and_mean_over_folds():
+    table = table_1(SCORES)
+    assert table.index.tolist() == [0, 1, "average"]
+    expected = {
+        ("lungs", "dice"): [(0.8 + 0.6) / 2, (0.5 + 1.0) / 2, 0.725],
+        ("lungs", "sensitivity"): [(0.2 + 0.4) / 2, (0.8 + 1.0) / 2, 0.6],
+        ("lungs", "specificity"): [(0.9 + 0.7) / 2, 0.5, 0.65],
+        ("infection", "dice"): [0.4, 0.6, 0.5],
+        ("infection", "sensitivity"): [0.6, 0.3, 0.45],  # the case without infection is left out of the median of 0.5 and 0.7
+        ("infection", "specificity"): [1.0, 0.7, 0.85],
+    }
+    assert table.columns.tolist() == list(expected)
+    for column, values in expected.items():
+        assert table[column].tolist() == pytest.approx(values), column
+
+
+def test_table_1_of_a_fold_without_any_infection_leaves_it_out_of_the_average():
+    scores = SCORES.copy()
+    scores.loc[(scores["fold"] == 0) & (scores["class"] == "infection"), "sensitivity"] = math.nan
+    table = table_1(scores)
+    assert math.isnan(table.loc[0, ("infection", "sensitivity")])
+    assert table.loc["average", ("infection", "sensitivity")] == pytest.approx(0.3)
+
+
+def test_table_1_does_not_depend_on_the_order_of_rows():
+    pd.testing.assert_frame_equal(table_1(SCORES.sample(frac=1, random_state=0)), table_1(SCORES))
+
+
+# ----------------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_score_run_compares_on_the_original_grid(tmp_path, write_case):
+    """Stored as LPS: prediction and truth are brought to the same order whatever the file's."""
+    write_case(tmp_path / "data", "case_a")
+    write_case(tmp_path / "data", "case_b")
+    folds = Fold(0, ("case_b",), ("case_a",)), Fold(1, ("case_a",), ("case_b",))
+    run = Run(Profile(), tmp_path / "data", tmp_path / "run", ("case_a", "case_b"), folds)
+    right, wrong = run.case("case_a"), run.case("case_b")
+    save_labels(right.labels, right, run.prediction(0, "case_a"))
+    save_labels(np.where(wrong.labels == 3, 0, wrong.labels), wrong, run.prediction(1, "case_b"))
+    scores = score_run(run, [0, 1])
+    assert scores[["fold", "case", "class"]].values.tolist() == [
+        [fold, case, name] for fold, case in ((0, "case_a"), (1, "case_b")) for name in NAMES
+    ]
+    assert scores["dice"].tolist() == [1, 1, 1, 1, 1, 0]
+    written = pd.read_csv(tmp_path / "run" / "scores.csv")
+    pd.testing.assert_frame_equal(written, scores, check_dtype=False, check_exact=False)
+
+
+def test_scoring_a_fold_that_is_not_predicted_names_case_and_fold(tmp_path, write_case):
+    write_case(tmp_path / "data", "case_a")
+    run = Run(Profile(), tmp_path / "data", tmp_path / "run", ("case_a",), (Fold(0, (), ("case_a",)),))
+    with pytest.raises(DataError, match="case_a: no case_a.nii.gz of fold 0"):
+        score_run(run, [0])

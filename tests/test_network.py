@@ -1,0 +1,85 @@
+"""Parameter counts of the paper, shapes in and out, flat levels, seeds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from covidlib.network import build_network
+from covidlib.profile import Network, load_profile
+
+TINY = (2, 3, 4)
+
+
+def forward(model, *shape):
+    image = np.random.default_rng(0).normal(size=(1, *shape, 1)).astype(np.float32)
+    return ops.convert_to_numpy(model(image, training=False))
+
+
+def test_the_paper_s_network_has_22_587_204_parameters():
+    model = build_network(load_profile("paper").network)
+    assert model.count_params() == 22_587_204
+    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == 22_581_316
+
+
+def test_two_levels_counted_by_hand():
+    """Filters 2 and 3; a convolution has 27 x in x out + out, a normalization 4 x out, of which 2 x out are trained."""
+    down = (27 * 1 * 2 + 2) + 8 + (27 * 2 * 2 + 2) + 8
+    bottom = (27 * 2 * 3 + 3) + 12 + (27 * 3 * 3 + 3) + 12
+    up = 8 * 3 * 2 + 2
+    merge = (27 * 4 * 2 + 2) + 8 + (27 * 2 * 2 + 2) + 8
+    classes = 2 * 4 + 4
+    model = build_network(Network(filters=(2, 3)))
+    assert model.count_params() == down + bottom + up + merge + classes
+
+
+def test_the_order_is_convolution_relu_normalization_twice_a_level():
+    model = build_network(Network(filters=TINY))
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv3D) and layer.name != "classes"]
+    assert len(convolutions) == 2 * 5 and all(layer.kernel_size == (3, 3, 3) for layer in convolutions)
+    assert all(layer.activation.__name__ == "relu" for layer in convolutions)
+    normalized = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert all(layer.input is convolution.output for layer, convolution in zip(normalized, convolutions, strict=True))
+    assert {layer.momentum for layer in normalized} == {0.99}
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (2, 1, 3), (5, 2, 1)])
+@pytest.mark.parametrize("flat_levels", [0, 1, 2])
+def test_any_size_that_the_smallest_step_divides(factors, flat_levels):
+    settings = Network(filters=TINY, flat_levels=flat_levels, flat_kernels=bool(flat_levels))
+    shape = [step * factor for step, factor in zip(settings.smallest_step, factors, strict=True)]
+    probabilities = forward(build_network(settings), *shape)
+    assert probabilities.shape == (1, *shape, 4) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    assert probabilities.min() >= 0
+
+
+def test_flat_levels_pool_and_convolve_in_plane_only():
+    model = build_network(Network(filters=TINY, flat_levels=1, flat_kernels=True))
+    assert [model.get_layer(f"pool{level}").pool_size for level in (0, 1)] == [(2, 2, 1), (2, 2, 2)]
+    assert [model.get_layer(f"up{level}").strides for level in (0, 1)] == [(2, 2, 1), (2, 2, 2)]
+    kernels = {name: model.get_layer(name).kernel_size for name in ("down0a", "merge0b", "down1a", "merge1b", "bottoma")}
+    flat, cube = (3, 3, 1), (3, 3, 3)
+    assert kernels == {"down0a": flat, "merge0b": flat, "down1a": cube, "merge1b": cube, "bottoma": cube}
+    cubic = build_network(Network(filters=TINY, flat_levels=1, flat_kernels=False))
+    assert cubic.get_layer("down0a").kernel_size == cube
+
+
+def test_the_seed_decides_the_weights():
+    one, same, other = (build_network(Network(filters=(2, 3)), seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not np.array_equal(one[0], other[0])
+
+
+PRECISIONS = next(field for field in dataclasses.fields(Network) if field.name == "precision").metadata["choices"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_a_profile_may_name_runs_with_weights_and_probabilities_in_float32(precision):
+    model = build_network(Network(filters=(2, 3), precision=precision))
+    assert {str(weight.dtype) for weight in model.weights} == {"float32"}
+    assert model.get_layer("down0a").compute_dtype == precision.removeprefix("mixed_")
+    probabilities = forward(model, 4, 4, 2)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
