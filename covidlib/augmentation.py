@@ -34,7 +34,7 @@ def augmented_crop(
     random.seed(int(rng.integers(2**32)))
     np.random.seed(int(rng.integers(2**32)))
     fires = {name: rng.random() < settings.probability for name in SPATIAL}
-    margin = spatial_margin(shape, settings) if any(fires.values()) else (0, 0, 0)
+    margin = spatial_margin(shape, settings, fires)
     block = [s + 2 * m for s, m in zip(shape, margin, strict=True)]
     start = [c - m for c, m in zip(corner, margin, strict=True)]
     batch = {
@@ -58,14 +58,14 @@ def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lun
     return np.ascontiguousarray(np.flip(image, flip), np.float32), np.ascontiguousarray(np.flip(labels, flip))
 
 
-def spatial_margin(shape: Sequence[int], settings: Augmentation) -> tuple[int, int, int]:
-    """Voxels to add on each side so that the corners of the patch, scaled, rotated and bent, still lie in the block."""
+def spatial_margin(shape: Sequence[int], settings: Augmentation, fires: dict[str, bool]) -> tuple[int, int, int]:
+    """Voxels to add on each side so that the patch's corners, scaled, rotated, bent as `fires` says, still lie in the block."""
     half = np.asarray(shape) / 2
-    a, b, c = np.sin(np.radians(np.minimum(settings.rotation_degrees, 90)))
+    a, b, c = np.sin(np.radians(np.minimum(settings.rotation_degrees, 90))) * fires["rotation"]
     turned = half + np.array([[0, c, b], [c, 0, a], [b, a, 0]]) @ half  # |R| half, bounded from above
     bend = 3 * 0.6 * settings.elastic_alpha_vox[1] / (4 * np.pi * settings.elastic_sigma_vox[0] ** 2) ** 0.75
-    needed = turned * max(settings.scaling[1], 1) - half + bend
-    return tuple(int(m) for m in np.ceil(np.minimum(needed, half)))
+    needed = turned * (max(settings.scaling[1], 1) if fires["scaling"] else 1) - half + bend * fires["elastic"]
+    return tuple(int(m) for m in np.ceil(needed))
 
 
 def spatial_transform(shape: Sequence[int], settings: Augmentation, fires: dict[str, bool], air: float) -> Callable:

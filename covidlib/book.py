@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BUILD = ROOT / "_build"
+PICTURE = "Four slices of real CT from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
 
@@ -57,6 +58,8 @@ def stage(run: Run) -> Path:
         shutil.copy(picture, generated)
     (generated / "table1.md").write_text(table_1_markdown(run.folder), encoding="utf-8")
     (generated / "surrogate.md").write_text(stored_results(RESULTS / "surrogate"), encoding="utf-8")
+    for picture in (RESULTS / "surrogate").glob("*.png"):
+        shutil.copy(picture, generated / f"surrogate_{picture.name}")
     return source
 
 
@@ -92,7 +95,8 @@ def stored_results(folder: Path) -> str:
     dice = scores.pivot(index=["fold", "case"], columns="class", values="dice")[["left lung", "right lung", "infection"]]
     lines = ["| fold | case | left lung | right lung | infection |", "|---|---|---|---|---|"]
     lines += [f"| {fold} | {case} | {a:.3f} | {b:.3f} | {c:.3f} |" for (fold, case), a, b, c in dice.itertuples(name=None)]
-    return "\n".join([_provenance(manifest), "", "Dice of each test case:", "", *lines, ""])
+    picture = ["```{image} surrogate_figure6.png", f":alt: {PICTURE}", "```", "", f"{PICTURE}."]
+    return "\n".join([_provenance(manifest), "", "Dice of each test case:", "", *lines, "", *picture, ""])
 
 
 def _provenance(manifest: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ MA_GROUPS = (
 CASES = tuple(sorted(case for group in MA_GROUPS for case in group))
 ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
 HU_RANGE = (-4096, 32767)
+SPACING_MM = (0.01, 100)
 log = logging.getLogger("covidlib")
 
 
@@ -104,13 +105,22 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
             place, labels other than 0, 1, 2, 3.
     """
     image_path, mask_path = (_path(Path(folder) / sub, case) for sub in (IMAGES, MASKS))
-    image, header, affine = read_volume(image_path, case)
-    kind = intensity or detect_intensity(image)
-    problems = list(_image_problems(image, kind, f"{case}: {image_path}"))
-    labels, _, mask_affine = read_volume(mask_path, case)
-    problems += _mask_problems(labels, image, mask_affine, affine, f"{case}: {mask_path}")
+    problems, volumes = [], []
+    for path in (image_path, mask_path):
+        try:
+            volumes.append(read_volume(path, case))
+        except DataError as error:
+            problems.append(str(error))
+            volumes.append(None)
+    scan, mask = volumes
+    if scan:
+        kind = intensity or detect_intensity(scan[0])
+        problems[:0] = _image_problems(scan[0], kind, f"{case}: {image_path}")
+    if mask:
+        problems += _mask_problems(mask, scan, f"{case}: {mask_path}")
     if problems:
         raise DataError("\n".join(problems))
+    (image, header, affine), labels = scan, mask[0]
     return make_case(case, image, affine, header, str(kind), labels.astype(np.uint8))
 
 
@@ -166,21 +176,24 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
     where = f"{case}: {path}"
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):  # CIFTI, for one, ends in .nii as well
+            raise nib.filebasedimages.ImageFileError(f"it is {type(image).__name__}")
         with nib.openers.ImageOpener(path) as file:  # nibabel mends a bad spacing when it loads: read what is really there
             spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise DataError(
-            f"{where}: not a whole NIfTI file ({str(error) or type(error).__name__}); copy or download it again"
-        ) from error
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__  # nibabel's messages may be of several lines
+        raise DataError(f"{where}: not a whole NIfTI file ({reason}); copy or download it again") from error
     except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError) as error:
         raise DataError(f"{where}: NIfTI header refused ({error}); write the file again") from error
     if array.ndim != 3 or array.dtype.kind not in "iufb" or 0 in array.shape:
         raise DataError(
             f"{where}: shape {array.shape} of {array.dtype}; allowed: one 3-D volume of numbers; save the volume alone"
         )
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise DataError(f"{where}: spacing {spacing.tolist()} mm; allowed: positive; correct pixdim in the header")
+    if not ((spacing >= SPACING_MM[0]) & (spacing <= SPACING_MM[1])).all():
+        given = [float(f"{value:.4g}") for value in spacing]
+        allowed = f"positive, {SPACING_MM[0]} to {SPACING_MM[1]}"
+        raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct pixdim in the header")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")
     return array, image.header, image.affine
@@ -253,12 +266,15 @@ def _path(folder: Path, case: str) -> Path:
 
 
 def _survey(folder: str | Path) -> tuple[list[str], list[str], list[str]]:
-    found, notes = {}, []
+    found, notes, double = {}, [], {}
     for sub in (IMAGES, MASKS):
         paths = sorted((Path(folder) / sub).iterdir()) if (Path(folder) / sub).is_dir() else []
         scans = [path for path in paths if re.search(r"\.nii(\.gz)?$", path.name) and not path.name.startswith(".")]
         notes += [f"{path}: ignored, not a .nii or .nii.gz file" for path in paths if path not in scans]
         found[sub] = {_case_id(path): path for path in scans}
+        for path in scans:
+            if path != found[sub][_case_id(path)]:
+                double[_case_id(path)] = f"{_case_id(path)}: {path}: {found[sub][_case_id(path)].name} is the same case; keep one"
     if not found[IMAGES]:
         layout = f"{IMAGES}/<case>.nii.gz and {MASKS}/<case>.nii.gz"
         return (
@@ -272,7 +288,8 @@ def _survey(folder: str | Path) -> tuple[list[str], list[str], list[str]]:
     problems += [
         f"{case}: {found[MASKS][case]}: mask without image {IMAGES}/{case}.nii.gz; add it or remove the mask" for case in extra
     ]
-    return sorted(set(found[IMAGES]) & set(found[MASKS])), problems, notes
+    problems += double.values()
+    return sorted((set(found[IMAGES]) & set(found[MASKS])) - set(double)), problems, notes
 
 
 def _image_problems(image: np.ndarray, kind: str | None, where: str) -> Iterator[str]:
@@ -290,12 +307,11 @@ def _image_problems(image: np.ndarray, kind: str | None, where: str) -> Iterator
         yield f"{where}: intensity {kind!r}; allowed: hu, grey"
 
 
-def _mask_problems(
-    labels: np.ndarray, image: np.ndarray, mask_affine: np.ndarray, affine: np.ndarray, where: str
-) -> Iterator[str]:
-    if labels.shape != image.shape:
-        yield f"{where}: mask shape {labels.shape}, image shape {image.shape}; allowed: the same; resample the mask"
-    elif (shift := _largest_shift_mm(mask_affine, affine, image.shape)) > 0.1:
+def _mask_problems(mask: tuple, scan: tuple | None, where: str) -> Iterator[str]:
+    labels = mask[0]
+    if scan and labels.shape != scan[0].shape:
+        yield f"{where}: mask shape {labels.shape}, image shape {scan[0].shape}; allowed: the same; resample the mask"
+    elif scan and (shift := _largest_shift_mm(mask[2], scan[2], labels.shape)) > 0.1:
         yield f"{where}: mask lies up to {shift:.1f} mm off the image (another affine); allowed: 0.1 mm; save it with the image's"
     if not np.isin(labels, (0, 1, 2, 3)).all():
         wrong = np.unique(labels[~np.isin(labels, (0, 1, 2, 3))])[:5]

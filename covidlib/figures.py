@@ -172,6 +172,7 @@ def loss_course(histories: "Mapping[int, pd.DataFrame]") -> Figure:
             axes.plot(epochs, mean, style, color=color, linewidth=2.5, label=name)
             axes.fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
     title = f"thin: {len(histories)} folds; thick: their regression, with its 95 % band"
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=title)
     axes.legend(frameon=False)
     return figure
@@ -214,6 +215,7 @@ def history_curves(history: "pd.DataFrame") -> Figure:
             axes[place].plot(history["epoch"], values, style, color=color, label=f"{column.split('_')[-1]}, {name}")
     for place, title in zip(axes, ("loss", "soft Dice on patches", "learning rate"), strict=True):
         place.set(xlabel="epoch", title=title, ylim=(0, 1) if "Dice" in title else None)
+        place.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, [*axes[0].get_lines(), *axes[1].get_lines()], 3)
     return figure
 

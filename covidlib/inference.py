@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from covidlib.dataset import save_labels
+from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.network import build_network
 from covidlib.patches import Corner, crop, merge, windows
@@ -44,6 +45,8 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
 
     folder, fold = run.fold_folder(number), run.folds[number]
     weights = folder / "model.weights.h5"
+    if not weights.is_file():
+        raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
     settings = run.profile.as_dict()["inference"]
     key = fingerprint([checksum(weights), settings, fold.test], "inference", "patches", "preprocessing", "dataset")
     made = {case: run.prediction(number, case) for case in fold.test}

@@ -69,8 +69,9 @@ def merge(parts: Iterable[tuple[Corner, np.ndarray]], volume_shape: Sequence[int
     for corner, values in parts:
         if total is None:
             total = np.zeros((*volume_shape, values.shape[-1]), np.float32)
-        extent = [min(n - c, s) for c, n, s in zip(corner, volume_shape, values.shape, strict=False)]
-        there = tuple(slice(c, c + e) for c, e in zip(corner, extent, strict=True))
-        total[there] += values[tuple(slice(0, e) for e in extent)]
+        low = [max(0, c) for c in corner]
+        high = [min(n, c + s) for c, n, s in zip(corner, volume_shape, values.shape, strict=False)]
+        there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        total[there] += values[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))]
         count[there] += 1
     return total / np.maximum(count, 1)

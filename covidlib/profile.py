@@ -3,6 +3,7 @@
 The defaults below are the paper's (Müller et al. 2020, section in each comment). A profile file names what differs.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -97,7 +98,7 @@ class Network:
     flat_levels: int = _number(0, 0, 8)  # finest levels pooled in plane only (thick slices)
     flat_kernels: bool = False  # and convolved in plane only
     norm_momentum: float = _number(0.99, 0.5, 0.9999)
-    precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")
+    precision: str = _choice("float32", "mixed_bfloat16")
 
     @property
     def smallest_step(self) -> tuple[int, int, int]:
@@ -174,7 +175,7 @@ class Profile:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""
-        return _plain(dataclasses.asdict(self))
+        return _plain(self)
 
 
 def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -196,8 +197,8 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
         )
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise DataError(f"profile {path.name}: not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"profile {path.name}: not valid YAML in UTF-8: {error}") from error
     given = _section(given, f"profile {path.name}")
     for key, value in (overrides or {}).items():
         _put(given, key, value)
@@ -210,6 +211,8 @@ def profile_names() -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
@@ -250,6 +253,9 @@ def _checked(value: Any, kind: Any, allowed: Mapping[str, Any], where: str) -> A
         return _checked_tuple(value, typing.get_args(kind), allowed, where)
     if typing.get_origin(kind) is not None:
         return _checked_intensities(value, where)
+    if kind is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3, without a point, as text
+            value = float(value)
     wanted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise DataError(f"{where} is {value!r}; allowed: {kind.__name__}")

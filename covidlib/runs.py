@@ -87,6 +87,9 @@ def open_run(
     settings = load_profile(profile, overrides)
     source = Path(data) if data else _default_data(settings)
     cases = tuple(list_cases(source))
+    unknown = sorted(set(settings.data.intensity) - set(cases))
+    if unknown:
+        raise DataError(f"profile {settings.name}: data.intensity names {', '.join(unknown)}; no such case in {source}")
     run = Run(
         settings,
         source,

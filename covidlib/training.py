@@ -80,6 +80,8 @@ def fit(
     settings = profile.training
     keeper = Keeper(folder, settings, key, on_epoch)
     begun = keeper.load(model)
+    if keeper.state["done"]:
+        return keeper.state["history"]
     watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
     if not keeper.finished:
         model.fit(
@@ -140,8 +142,9 @@ class Keeper(keras.callbacks.Callback):
         kept = read_json(self.folder / "checkpoint.json")
         if kept:
             self.state = kept
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self._weights(len(kept["history"])))
+            if not kept["done"]:
+                model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.folder / "model.weights.h5" if kept["done"] else self._weights(len(kept["history"])))
         return len(self.state["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:

@@ -15,6 +15,7 @@ from covidlib.errors import DataError
 from covidlib.runs import ROOT
 
 FOLDS = "0,4"
+RULES = {"prepare", "data_exploration", "preprocessing", "augmentation", "training", "evaluation", "figures"}
 
 
 def call(copy: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -43,8 +44,7 @@ def planned(copy: Path) -> set[str]:
     config = ["--config", "profile=tiny", "data=", "out=", f"folds={FOLDS}"]
     done = call(copy, "snakemake", "all", "-n", "--quiet", "rules", *where, *config)
     assert done.returncode == 0, done.stderr
-    rules = {"prepare", "data_exploration", "preprocessing", "augmentation", "training", "evaluation", "figures"}
-    return {word for line in (done.stdout + done.stderr).splitlines() for word in line.split()[:1]} & rules
+    return {word for line in (done.stdout + done.stderr).splitlines() for word in line.split()[:1]} & RULES
 
 
 def test_every_notebook_was_executed(copy):
@@ -81,7 +81,7 @@ def test_nothing_to_do_a_second_time(copy):
         ("notebooks/03_augmentation.ipynb", {"augmentation"}),
         ("covidlib/metrics.py", {"evaluation", "figures"}),
         ("covidlib/losses.py", {"training", "evaluation", "figures"}),
-        ("profiles/tiny.yaml", {"prepare", "data_exploration", "preprocessing", "augmentation", "training", "evaluation", "figures"}),
+        ("profiles/tiny.yaml", RULES),
     ],
 )
 def test_a_change_reruns_only_what_depends_on_it(copy, file, rules):
