@@ -95,7 +95,7 @@ def stored_results(folder: Path) -> str:
     dice = scores.pivot(index=["fold", "case"], columns="class", values="dice")[["left lung", "right lung", "infection"]]
     lines = ["| fold | case | left lung | right lung | infection |", "|---|---|---|---|---|"]
     lines += [f"| {fold} | {case} | {a:.3f} | {b:.3f} | {c:.3f} |" for (fold, case), a, b, c in dice.itertuples(name=None)]
-    picture = ["```{image} surrogate_figure6.png", f":alt: {PICTURE}", "```", "", f"{PICTURE}."]
+    picture = ["```{image} _generated/surrogate_figure6.png", f":alt: {PICTURE}", "```", "", f"{PICTURE}."]
     return "\n".join([_provenance(manifest), "", "Dice of each test case:", "", *lines, "", *picture, ""])
 
 
