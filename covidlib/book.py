@@ -102,12 +102,12 @@ def stored_results(folder: Path) -> str:
 def _provenance(manifest: dict[str, Any]) -> str:
     folds = manifest["folds"]
     minutes = ", ".join(
-        f"fold {number} {content['minutes']:.0f} min ({content['epochs']} epochs)" for number, content in folds.items()
+        f"fold {number}: {content['minutes']:.0f} min ({content['epochs']} epochs)" for number, content in folds.items()
     )
     tested = "the folds run so far: " if len(folds) < 5 else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
-        f"Machine: {manifest['machine']}. Training time, {tested}{minutes}."
+        f"Machine: {manifest['machine']}. Training time on that machine, which other work shared, {tested}{minutes}."
     )
 
 

@@ -40,4 +40,4 @@ def test_parameters_are_plain_literals_in_the_common_order(notebook):
 
 def test_unknown_parameters_are_looked_for_right_after_the_parameters(notebook):
     tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-    assert notebook.cells[tagged[0] + 1].source.startswith("check_parameters(globals()")
+    assert notebook.cells[tagged[0] + 1].source.startswith("check_parameters(")
