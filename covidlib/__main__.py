@@ -125,18 +125,17 @@ def _prepare(given: argparse.Namespace) -> None:
 
 def _notebook(given: argparse.Namespace) -> None:
     from covidlib.runs import open_run
-    from covidlib.workflow import MARK, execute
+    from covidlib.workflow import MARK, absolute, execute
 
     started = time.monotonic()
     folder = open_run(given.profile, given.data, given.out).folder
-    parameters = {"profile": given.profile, "data": given.data, "out": given.out, "fold": given.fold, "folds": list(given.folds)}
-    given_ones = {
-        key: value for key, value in parameters.items() if value not in (None, "", []) and (key, value) != ("profile", "demo")
-    }
+    parameters = {**absolute(given.profile, given.data, given.out), "fold": given.fold, "folds": list(given.folds)}
+    defaults = {"profile": "demo", "data": "", "out": "", "fold": None, "folds": []}
+    differing = {key: value for key, value in parameters.items() if value != defaults[key]}
     name = given.name if given.fold is None else f"{given.name} fold {given.fold}"
     sys.stderr.write(f"{MARK}{name} begins\n")
     try:
-        execute(given.name, folder, given_ones)
+        execute(given.name, folder, differing)
     except DataError as error:
         sys.stderr.write(f"{MARK}failed: {' '.join(str(error).split())}\n")
         raise

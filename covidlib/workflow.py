@@ -103,6 +103,13 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
     return target
 
 
+def absolute(profile: str, data: str, out: str) -> dict[str, str]:
+    """The three of a run with paths made absolute, for jobs and notebooks that work in other folders; "" stays ""."""
+    given = {"profile": profile, "data": data, "out": out}
+    is_path = {"profile": profile.endswith((".yaml", ".yml")), "data": bool(data), "out": bool(out)}
+    return {key: str(Path(value).resolve()) if is_path[key] else value for key, value in given.items()}
+
+
 def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = (), cores: int = 0, book: bool = False) -> Path:
     """Run every notebook of a run in the Snakefile's order, redoing only what is out of date.
 
@@ -129,12 +136,7 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
         from covidlib.runs import open_run
 
         open_run(profile, data, folder)  # complains about data now, not after minutes
-    config = {
-        "profile": _where(profile),
-        "data": _where(data),
-        "out": _where(out),
-        "folds": ",".join(map(str, sorted(set(folds)))),
-    }
+    config = {**absolute(profile, data, out), "folds": ",".join(map(str, sorted(set(folds))))}
     command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
@@ -159,26 +161,19 @@ class _Relay:
         sys.stderr.flush()
 
 
-def _where(name: str) -> str:
-    is_name = not name or (os.sep not in name and not name.endswith((".yaml", ".yml")) and not Path(name).exists())
-    return name if is_name else str(Path(name).resolve())
-
-
-def _watch(command: list[str], log: Path) -> None:
-    started, said = time.monotonic(), ""
-    with (
-        open(log, "w", encoding="utf-8") as file,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        ) as process,
-    ):
+def _watch(command: list[str], log_file: Path) -> None:
+    """Run a command: all it says goes into a file, marked lines to the terminal. DataError with the failed job's own line."""
+    started, failure = time.monotonic(), f"the run stopped; the reason is at the end of {_short(log_file)}"
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with open(log_file, "w", encoding="utf-8") as file, subprocess.Popen(command, **options) as process:
         for line in process.stdout or ():
             file.write(line)
             if line.startswith(MARK):
                 said = line.removeprefix(MARK).strip()
                 sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {said}\n")
+                failure = said if said.startswith("failed") else failure
     if process.returncode:
-        raise DataError(said if "failed" in said else f"the run stopped; the reason is at the end of {_short(log)}")
+        raise DataError(failure)
 
 
 @contextlib.contextmanager

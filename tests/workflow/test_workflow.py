@@ -95,6 +95,19 @@ def test_a_change_reruns_only_what_depends_on_it(copy, file, rules):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def test_failing_notebook_ends_the_run_with_its_own_line(copy):
+    path = copy / "notebooks" / "03_augmentation.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [*notebook.cells[:4], nbformat.v4.new_code_cell("raise RuntimeError('no such transform')")]
+    nbformat.write(notebook, path)
+    done = call(copy, "covidlib", "run", "--profile", "tiny", "--folds", FOLDS, "--cores", "2")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: failed: 03_augmentation.ipynb cell ") and "RuntimeError: no such transform" in last
+    assert (copy / "runs/tiny/notebooks/failed/03_augmentation.ipynb").is_file()
+    assert (copy / "runs/tiny/notebooks/04_training_fold_0.ipynb").is_file()
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A folder of notebooks with one that has a parameter and can fail."""
