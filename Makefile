@@ -17,8 +17,8 @@ test: $(READY) ## run the tests
 	@$(BIN)/ruff check -q .
 	@$(BIN)/python -m pytest
 
-lab: $(READY) ## JupyterLab with the notebooks
-	@$(BIN)/jupyter lab --notebook-dir notebooks
+lab: $(READY) ## JupyterLab with the notebooks (LAB="--no-browser ..." for options of its own)
+	@$(BIN)/jupyter lab --notebook-dir notebooks $(LAB)
 
 clean: ## remove what can be made again in minutes: the built book and caches; data and runs stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis *.egg-info
