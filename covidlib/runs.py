@@ -97,8 +97,11 @@ def open_run(
         cases,
         tuple(make_folds(cases, settings.folds)),
     )
-    described = {"profile": settings.as_dict(), "folds": [{"test": fold.test, "train": fold.train} for fold in run.folds]}
-    if read_json(run.folder / "run.json") != _as_json(described):
+    described = {
+        "profile": settings.as_dict(),
+        "folds": [{"test": list(fold.test), "train": list(fold.train)} for fold in run.folds],
+    }
+    if read_json(run.folder / "run.json") != described:
         write_json(run.folder / "run.json", described)
     return run
 
@@ -163,9 +166,3 @@ def _default_data(settings: Profile) -> Path:
         )
     seed, scale = settings.data.phantom_seed, settings.data.phantom_scale
     return make_phantoms(ROOT / "data" / f"phantom-seed{seed}-scale{scale:g}", seed=seed, scale=scale)
-
-
-def _as_json(content: Any) -> Any:
-    import json
-
-    return json.loads(json.dumps(content))

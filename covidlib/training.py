@@ -154,9 +154,10 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """After a few batches of the first epoch: say what the whole will cost."""
-        self.ticks = [*self.ticks, time.monotonic()] if batch else [time.monotonic()]
+        if batch == 0:  # the first batch also compiles: do not count it
+            self.compiled = time.monotonic()
         if batch == 5 and not self.state["history"]:
-            minutes = self.settings.epochs * self.settings.batches_per_epoch * (self.ticks[5] - self.ticks[0]) / 5 / 60
+            minutes = self.settings.epochs * self.settings.batches_per_epoch * (time.monotonic() - self.compiled) / 5 / 60
             log.info("%s: at most %d epochs, about %.0f minutes", self.folder.name, self.settings.epochs, minutes)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

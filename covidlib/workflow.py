@@ -155,9 +155,11 @@ class _Relay:
         self.name = name
 
     def write(self, text: str) -> None:
+        """Show the lines of `text`; called by papermill."""
         sys.stderr.writelines(f"{MARK}{self.name}: {line}\n" for line in text.splitlines() if line.strip())
 
     def flush(self) -> None:
+        """Called by papermill."""
         sys.stderr.flush()
 
 
