@@ -43,6 +43,36 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
     return keras.Model(inputs, outputs, name="unet3d")
 
 
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Batch normalization by TensorFlow's fused kernel: on a CPU an eighth of the time of Keras' own in 3D. Other backends: Keras'.
+
+    The kernel takes 4-D input, so two axes are folded; in bfloat16 it reads bfloat16 and counts in float32.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """(B, X, Y, Z, C) to the same, with the batch's mean and variance in training, else the moving ones."""
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training, mask)
+        import tensorflow as tf
+
+        learning = bool(training and self.trainable)
+        batch, x, y, z, channels = tf.unstack(tf.shape(inputs))
+        known = [] if learning else [tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)]
+        out, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(inputs, (batch, x * y, z, inputs.shape[-1])),
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=known[0] if known else [],
+            variance=known[1] if known else [],
+            epsilon=self.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return tf.reshape(out, tf.shape(inputs))
+
+
 def _pool(level: int, settings: Network) -> tuple[int, int, int]:
     return (2, 2, 1) if level < settings.flat_levels else (2, 2, 2)
 
@@ -54,5 +84,5 @@ def _two_convolutions(
     for part in "ab":
         kernel = (3, 3, 1) if flat else 3
         x = layers.Conv3D(settings.filters[level], kernel, padding="same", activation="relu", name=f"{name}{part}", **options)(x)
-        x = layers.BatchNormalization(momentum=settings.norm_momentum, name=f"{name}{part}_norm", **options)(x)
+        x = FusedBatchNormalization(momentum=settings.norm_momentum, name=f"{name}{part}_norm", **options)(x)
     return x
