@@ -47,7 +47,8 @@ def augmented_crop(
         if rng.random() < settings.probability:
             batch = colour_transform(name, settings)(**batch)
     image, labels = batch["data"][0, 0], batch["seg"][0, 0].astype(np.uint8)
-    return mirror(image, labels, [rng.random() < settings.mirror_probability for _ in range(3)], settings.swap_lungs)
+    flips = [(rng.random() < settings.mirror_probability) and axis in settings.mirror_axes for axis in "xyz"]
+    return mirror(image, labels, flips, settings.swap_lungs)
 
 
 def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lungs: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -77,6 +77,12 @@ def _pool(level: int, settings: Network) -> tuple[int, int, int]:
     return (2, 2, 1) if level < settings.flat_levels else (2, 2, 2)
 
 
+def _norm(settings: Network, **options: Any) -> layers.Layer:
+    if settings.norm == "instance":
+        return layers.GroupNormalization(groups=-1, **options)
+    return FusedBatchNormalization(momentum=settings.norm_momentum, **options)
+
+
 def _two_convolutions(
     x: keras.KerasTensor, level: int, settings: Network, name: str, options: dict[str, Any]
 ) -> keras.KerasTensor:
@@ -84,5 +90,5 @@ def _two_convolutions(
     for part in "ab":
         kernel = (3, 3, 1) if flat else 3
         x = layers.Conv3D(settings.filters[level], kernel, padding="same", activation="relu", name=f"{name}{part}", **options)(x)
-        x = FusedBatchNormalization(momentum=settings.norm_momentum, name=f"{name}{part}_norm", **options)(x)
+        x = _norm(settings, name=f"{name}{part}_norm", **options)(x)
     return x

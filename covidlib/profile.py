@@ -78,6 +78,7 @@ class Augmentation:
 
     probability: float = _number(0.15, 0, 1)  # of each transform and sample, mirroring excepted
     mirror_probability: float = _number(0.5, 0, 1)  # of each axis
+    mirror_axes: str = _choice("xyz", "xz", "x")  # x: left-right, y: back-front, z: up-down
     swap_lungs: bool = True  # left-right mirroring swaps labels 1 and 2 (the original does not)
     contrast: tuple[float, float] = _number((0.3, 3.0), 0.01, 100)
     brightness: tuple[float, float] = _number((0.5, 2.0), 0.01, 100)
@@ -97,7 +98,8 @@ class Network:
     filters: tuple[int, ...] = _number((32, 64, 128, 256, 512), 1, 4096)  # per level, finest first
     flat_levels: int = _number(0, 0, 8)  # finest levels pooled in plane only (thick slices)
     flat_kernels: bool = False  # and convolved in plane only
-    norm_momentum: float = _number(0.99, 0.5, 0.9999)
+    norm: str = _choice("batch", "instance")  # over the whole batch, or over each patch and feature map alone
+    norm_momentum: float = _number(0.99, 0.5, 0.9999)  # of the running mean and variance that batch normalization predicts with
     precision: str = _choice("float32", "mixed_bfloat16")
 
     @property
@@ -133,6 +135,7 @@ class Training:
     learning_rate_floor: float = _number(1e-5, 0, 1)
     stop_patience: int = _number(100, 1, 100000)
     weights: str = _choice("best", "last")  # predicted with: those of the best training loss, or the last
+    average_momentum: float = _number(0.0, 0, 0.9999)  # above 0: predict with a running mean of the weights over the steps
 
 
 @dataclass(frozen=True)

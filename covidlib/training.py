@@ -55,12 +55,17 @@ def compiled_network(profile: Profile) -> keras.Model:
     """The profile's network with its loss, soft Dice metrics and Adam, ready to fit."""
     model = build_network(profile.network, profile.seed)
     model.compile(
-        optimizer=keras.optimizers.Adam(profile.training.learning_rate),
+        optimizer=_optimizer(profile.training),
         loss=TverskyCrossEntropy(profile.loss),
         metrics=[SoftDice((1, 2), "soft_dice_lungs"), SoftDice((3,), "soft_dice_infection")],
         jit_compile=keras.backend.backend() == "jax",  # XLA on a CPU is many times slower at 3D convolution
     )
     return model
+
+
+def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
+    average = {"use_ema": True, "ema_momentum": settings.average_momentum} if settings.average_momentum else {}
+    return keras.optimizers.Adam(settings.learning_rate, **average)
 
 
 def fit(
@@ -186,6 +191,7 @@ class Keeper(keras.callbacks.Callback):
         """Put the kept weights into the model and beside the history, without the optimizer; drop the checkpoint."""
         model.optimizer.build(model.trainable_variables)
         model.load_weights(self.folder / "kept.weights.h5")
+        model.optimizer.finalize_variable_values(model.trainable_variables)  # the running mean of the weights, if one is kept
         bare = keras.Model(model.inputs, model.outputs)
         _save(bare, self.folder / "model.weights.h5")
         write_json(self.folder / "checkpoint.json", {**self.state, "done": True})
