@@ -1,61 +1,99 @@
 """Truth and prediction in, one row per case and class out; Table 1. Paper section 3.7."""
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.dataset import CLASSES
+from covidlib.dataset import CLASSES, MASKS, _path
 from covidlib.errors import DataError
-from covidlib.files import whole_file
+from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
 from covidlib.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = ("dice", "sensitivity", "specificity")
+TOLERANCE_MM = {"left lung": 1.0, "right lung": 1.0, "infection": 3.0}  # of the surface Dice, as in Ma et al. 2021
+NEARLY_EMPTY = "radiopaedia_29_86490_1"  # about 30 infected voxels: its infection Dice says nothing
 
 
-def score(truth: np.ndarray, prediction: np.ndarray) -> list[dict[str, float | str]]:
-    """Dice, sensitivity and specificity of each class but background, from voxel counts.
+def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float] | None = None) -> list[dict[str, float | str]]:
+    """Scores of each class but background.
 
     Args:
-        truth, prediction: integer labels 0-3 of one shape.
+        truth, prediction: integer labels 0-3 (x, y, z) of one shape.
+        spacing_mm: voxel size; if given, the surfaces are scored as well.
 
     Returns:
         a dict per class: class, dice = 2 TP / (2 TP + FP + FN), sensitivity = TP / (TP + FN), specificity = TN / (TN + FP),
         truth_voxels, predicted_voxels. A class in neither has Dice 1; sensitivity of an empty truth is NaN.
+        With spacing also dice_infected_slices (only axial slices that truly hold infection; NaN without any) and those of
+        `surface_scores`.
 
     Raises:
         DataError: shapes differ.
     """
     if truth.shape != prediction.shape:
         raise DataError(f"truth has shape {truth.shape}, prediction {prediction.shape}; allowed: the same grid")
-    counts = np.bincount(truth.ravel().astype(np.int64) * 4 + prediction.ravel(), minlength=16).reshape(4, 4)
-    rows: list[dict[str, float | str]] = []
-    for label, name in enumerate(CLASSES[1:], 1):
-        hit, actual, predicted = int(counts[label, label]), int(counts[label].sum()), int(counts[:, label].sum())
-        outside = truth.size - actual
-        rows.append({
-            "class": name,
-            "dice": 2 * hit / (actual + predicted) if actual + predicted else 1.0,
-            "sensitivity": hit / actual if actual else float("nan"),
-            "specificity": (outside - (predicted - hit)) / outside if outside else float("nan"),
-            "truth_voxels": actual,
-            "predicted_voxels": predicted,
-        })  # fmt: skip
+    infected = (truth == CLASSES.index("infection")).any((0, 1))
+    rows = [{"class": name, **_counted(truth == label, prediction == label)} for label, name in enumerate(CLASSES[1:], 1)]
+    for label, row in enumerate(rows if spacing_mm is not None else [], 1):
+        there, found = truth == label, prediction == label
+        part = _counted(there[..., infected], found[..., infected])["dice"] if infected.any() else float("nan")
+        row |= {"dice_infected_slices": part, **surface_scores(there, found, spacing_mm, TOLERANCE_MM[row["class"]])}
     return rows
 
 
+def surface_scores(
+    truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+) -> dict[str, float]:
+    """How well two surfaces agree, by DeepMind's surface-distance, whose definitions Ma et al. 2021 use.
+
+    Args:
+        truth, prediction: masks (x, y, z).
+        spacing_mm: voxel size.
+        tolerance_mm: how far apart two surfaces may lie and still count as the same.
+
+    Returns:
+        nsd: share of both surfaces within the tolerance; 1 if both masks are empty, 0 if one is.
+        hd95_mm: 95th percentile of the distances from one surface to the other; NaN where a mask is empty, for there is none.
+    """
+    import surface_distance
+
+    if not truth.any() or not prediction.any():
+        return {"nsd": float(not truth.any() and not prediction.any()), "hd95_mm": float("nan")}
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it calls SciPy by an old name
+        distances = surface_distance.compute_surface_distances(truth, prediction, spacing_mm)
+    return {
+        "nsd": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
+        "hd95_mm": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+    }
+
+
 def score_fold(run: Run, number: int) -> "pd.DataFrame":
-    """Scores of a fold's predictions at the original resolution: fold, case and the columns of `score`, one row per class."""
+    """Scores of a fold's predictions at the original resolution: fold, case and the columns of `score`, one row per class.
+
+    Kept in the fold's scores.csv: scored anew where predictions or code have changed.
+    """
     import pandas as pd
 
+    folder, cases = run.fold_folder(number), run.folds[number].test
+    files = [path for case in cases for path in (run.prediction(number, case), _path(run.data / MASKS, case)) if path.is_file()]
+    key = fingerprint([checksum(path) for path in files], "metrics", "dataset")
+    kept = folder / "scores.csv"
+    if read_json(folder / "scores.json") == key and kept.is_file():
+        return pd.read_csv(kept)
     rows = []
-    for case in run.folds[number].test:
-        counted = score(run.case(case).labels, run.predicted_labels(number, case))
-        rows += [{"fold": number, "case": case, **row} for row in counted]
-    return pd.DataFrame(rows)
+    for case in cases:
+        there = run.case(case)
+        scored = score(there.labels, run.predicted_labels(number, case), there.spacing_mm)
+        rows += [{"fold": number, "case": case, **row} for row in scored]
+    _write_csv(pd.DataFrame(rows), kept)
+    write_json(folder / "scores.json", key)
+    return pd.read_csv(kept)
 
 
 def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":
@@ -63,9 +101,37 @@ def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":
     import pandas as pd
 
     scores = pd.concat([score_fold(run, number) for number in folds], ignore_index=True)
-    with whole_file(run.folder / "scores.csv") as temporary:
-        scores.to_csv(temporary, index=False, float_format="%.6g")
+    _write_csv(scores, run.folder / "scores.csv")
     return scores
+
+
+def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
+    """The means that are compared with other systems': one row per way of counting, columns value and cases.
+
+    `NEARLY_EMPTY` is left out of the means over cases; cases without a value (NaN) are not counted.
+    """
+    import pandas as pd
+
+    counted = scores[scores["case"] != NEARLY_EMPTY]
+    infection, lungs = counted[counted["class"] == "infection"], counted[counted["class"] != "infection"]
+    values = {
+        "infection Dice, all slices": infection["dice"],
+        "infection Dice, infected slices": infection["dice_infected_slices"],
+        "infection sensitivity": infection["sensitivity"],
+        "infection surface Dice at 3 mm": infection["nsd"],
+        "infection HD95 in mm": infection["hd95_mm"],
+        "lowest infection Dice": infection["dice"].nsmallest(1),
+        "lungs Dice": lungs["dice"],
+        "left lung Dice": lungs["dice"][lungs["class"] == "left lung"],
+        "right lung Dice": lungs["dice"][lungs["class"] == "right lung"],
+        "lungs surface Dice at 1 mm": lungs["nsd"],
+        "infection Dice, mean of fold medians (all cases)": scores[scores["class"] == "infection"]
+        .groupby("fold")["dice"]
+        .median(),
+    }
+    return pd.DataFrame(
+        {name: {"value": v.mean(), "counted": v.count(), "left out": v.isna().sum()} for name, v in values.items()}
+    ).T
 
 
 def table_1(scores: "pd.DataFrame") -> "pd.DataFrame":
@@ -83,3 +149,21 @@ def table_1(scores: "pd.DataFrame") -> "pd.DataFrame":
     table = pd.DataFrame(columns)
     table.loc["average"] = table.mean()
     return table
+
+
+def _counted(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Scores of one class from voxel counts of two masks."""
+    hit, actual, predicted = int((truth & prediction).sum()), int(truth.sum()), int(prediction.sum())
+    outside = truth.size - actual
+    return {
+        "dice": 2 * hit / (actual + predicted) if actual + predicted else 1.0,
+        "sensitivity": hit / actual if actual else float("nan"),
+        "specificity": (outside - (predicted - hit)) / outside if outside else float("nan"),
+        "truth_voxels": actual,
+        "predicted_voxels": predicted,
+    }
+
+
+def _write_csv(table: "pd.DataFrame", path: Path) -> None:
+    with whole_file(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")

@@ -44,7 +44,7 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """Batch normalization by TensorFlow's fused kernel: on a CPU an eighth of the time of Keras' own in 3D. Other backends: Keras'.
+    """Batch normalization by TensorFlow's fused kernel, on a CPU an eighth of the time of Keras' own in 3D; elsewhere Keras' own.
 
     The kernel takes 4-D input, so two axes are folded; in bfloat16 it reads bfloat16 and counts in float32.
     """

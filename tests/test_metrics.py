@@ -8,7 +8,7 @@ import pytest
 
 from covidlib.dataset import CLASSES, Fold, save_labels
 from covidlib.errors import DataError
-from covidlib.metrics import score, score_run, table_1
+from covidlib.metrics import NEARLY_EMPTY, headline, score, score_fold, score_run, surface_scores, table_1
 from covidlib.profile import Profile
 from covidlib.runs import Run
 
@@ -168,3 +168,62 @@ def test_scoring_a_fold_that_is_not_predicted_names_case_and_fold(tmp_path, writ
     run = Run(Profile(), tmp_path / "data", tmp_path / "run", ("case_a",), (Fold(0, (), ("case_a",)),))
     with pytest.raises(DataError, match="case_a: no case_a.nii.gz of fold 0"):
         score_run(run, [0])
+
+
+# -------------------------------------------------------------------------------------------------------------------- surfaces
+
+
+def slab(first, last):
+    """A mask of 6 x 6 x 12 voxels: whole slices from `first` to `last`."""
+    mask = np.zeros((6, 6, 12), bool)
+    mask[:, :, first : last + 1] = True
+    return mask
+
+
+def test_surfaces_a_millimeter_apart_agree_within_a_millimeter_and_not_within_half():
+    """Slabs of 6 slices, one shifted by a slice of 1 mm: no point is farther than 1 mm from the other surface."""
+    one, other = slab(2, 7), slab(3, 8)
+    assert surface_scores(one, other, (1, 1, 1), 1.0) == {"nsd": pytest.approx(1), "hd95_mm": pytest.approx(1)}
+    assert surface_scores(one, other, (1, 1, 1), 0.5)["nsd"] < 0.7
+    assert surface_scores(one, other, (1, 1, 4), 3.0)["hd95_mm"] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "nsd"), [(slab(0, -1), slab(0, -1), 1), (slab(0, -1), slab(2, 3), 0), (slab(2, 3), slab(0, -1), 0)]
+)
+def test_empty_masks_have_a_surface_dice_and_no_distance(one, other, nsd):
+    scored = surface_scores(one, other, (1, 1, 1), 1.0)
+    assert scored["nsd"] == nsd and math.isnan(scored["hd95_mm"])
+
+
+def test_infected_slices_only():
+    """Two slices, one truly infected: the false alarm in the other counts only in the Dice over all slices."""
+    truth, prediction = np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2), np.uint8)
+    truth[:, 0, 0] = prediction[:, 0, 0] = prediction[:, 0, 1] = 3
+    infection = {row["class"]: row for row in score(truth, prediction, (1, 1, 1))}["infection"]
+    assert infection["dice"] == pytest.approx(4 / 6) and infection["dice_infected_slices"] == 1
+
+
+def test_headline_leaves_out_the_nearly_empty_case_and_counts_what_has_no_value():
+    counted = ("dice", "dice_infected_slices", "sensitivity", "nsd")
+    cases = ((0, "a", 0.8, 2.0), (0, "b", 0.6, math.nan), (1, NEARLY_EMPTY, 0.0, 9.0), (1, "c", 0.4, 4.0))
+    rows = [
+        {"fold": fold, "case": case, "class": name, "hd95_mm": distance, **dict.fromkeys(counted, dice)}
+        for fold, case, dice, distance in cases
+        for name in NAMES
+    ]
+    table = headline(pd.DataFrame(rows))
+    assert table.loc["infection Dice, all slices"].tolist() == [pytest.approx(0.6), 3, 0]
+    assert table.loc["infection HD95 in mm"].tolist() == [3, 2, 1]
+    assert table.loc["lowest infection Dice", "value"] == 0.4
+    assert table.loc["infection Dice, mean of fold medians (all cases)", "value"] == pytest.approx((0.7 + 0.2) / 2)
+
+
+def test_a_fold_is_scored_anew_when_a_prediction_changes(tmp_path, write_case):
+    write_case(tmp_path / "data", "case_a")
+    run = Run(Profile(), tmp_path / "data", tmp_path / "run", ("case_a",), (Fold(0, (), ("case_a",)),))
+    case = run.case("case_a")
+    save_labels(case.labels, case, run.prediction(0, "case_a"))
+    assert score_fold(run, 0)["dice"].tolist() == [1, 1, 1]
+    save_labels(np.zeros_like(case.labels), case, run.prediction(0, "case_a"))
+    assert score_fold(run, 0)["dice"].tolist() == [0, 0, 0]
