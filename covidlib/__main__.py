@@ -55,6 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     _profile_arguments(prepare)
     prepare.set_defaults(command=_prepare)
 
+    store = verbs.add_parser("store", help="keep a finished run: results/<profile>/, and its weights in half precision")
+    _profile_arguments(store)
+    store.add_argument("--weights", default="", metavar="DIR", help="write the weights there (default: do not)")
+    store.set_defaults(command=_store)
+
+    score = verbs.add_parser("score", help="compare two folders of labels (NIfTI files of the same names), case by case")
+    score.add_argument("--truth", required=True, metavar="DIR")
+    score.add_argument("--prediction", required=True, metavar="DIR")
+    score.add_argument("--out", required=True, metavar="FILE.csv")
+    score.set_defaults(command=_score)
+
     notebook = verbs.add_parser("notebook", help="execute one notebook of a run (a step of run)")
     notebook.add_argument("name")
     _profile_arguments(notebook)
@@ -121,6 +132,26 @@ def _prepare(given: argparse.Namespace) -> None:
     run = open_run(given.profile, given.data, given.out)
     run.prepared(run.cases)
     _say(f"{len(run.cases)} cases on the working grid", started)
+
+
+def _store(given: argparse.Namespace) -> None:
+    from covidlib.runs import ROOT, open_run
+    from covidlib.store import export_weights, store_results
+
+    run = open_run(given.profile, given.data, given.out)
+    sys.stdout.write(f"{store_results(run, ROOT / 'results' / run.profile.name)}\n")
+    if given.weights:
+        made = export_weights(run, Path(given.weights))
+        sys.stdout.writelines(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n" for path in made)
+
+
+def _score(given: argparse.Namespace) -> int:
+    from covidlib.metrics import score_folders
+
+    scores, problems = score_folders(Path(given.truth), Path(given.prediction), Path(given.out))
+    sys.stdout.writelines(f"problem: {problem}\n" for problem in problems)
+    sys.stdout.write(f"{given.out}: {scores['case'].nunique()} cases scored, {len(problems)} problems\n")
+    return 1 if problems else 0
 
 
 def _notebook(given: argparse.Namespace) -> None:

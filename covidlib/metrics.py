@@ -3,11 +3,11 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidlib.dataset import CLASSES, MASKS, _path
+from covidlib.dataset import CLASSES, MASKS, _case_id, _mask_problems, _path, make_case, read_volume, to_canonical
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
 from covidlib.runs import Run
@@ -30,8 +30,8 @@ def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
     Returns:
         a dict per class: class, dice = 2 TP / (2 TP + FP + FN), sensitivity = TP / (TP + FN), specificity = TN / (TN + FP),
         truth_voxels, predicted_voxels. A class in neither has Dice 1; sensitivity of an empty truth is NaN.
-        With spacing also dice_infected_slices (only axial slices that truly hold infection; NaN without any) and those of
-        `surface_scores`.
+        With spacing also truth_ml, predicted_ml, dice_infected_slices (only axial slices that truly hold infection; NaN without
+        any) and those of `surface_scores`.
 
     Raises:
         DataError: shapes differ.
@@ -43,6 +43,8 @@ def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
     for label, row in enumerate(rows if spacing_mm is not None else [], 1):
         there, found = truth == label, prediction == label
         part = _counted(there[..., infected], found[..., infected])["dice"] if infected.any() else float("nan")
+        ml = float(np.prod(spacing_mm)) / 1000
+        row |= {"truth_ml": row["truth_voxels"] * ml, "predicted_ml": row["predicted_voxels"] * ml}
         row |= {"dice_infected_slices": part, **surface_scores(there, found, spacing_mm, TOLERANCE_MM[row["class"]])}
     return rows
 
@@ -105,6 +107,38 @@ def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":
     return scores
 
 
+def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFrame, list[str]]":
+    """Scores of anyone's labels: NIfTI files of the same names in two folders.
+
+    Args:
+        truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, in any orientation.
+        out: CSV to write: case and the columns of `score`, one row per case and class.
+
+    Returns:
+        the table, and a line for each case that could not be scored (missing, unreadable, other grid, other labels).
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    problems = []
+    for path in sorted(Path(truth).glob("*.nii*")):
+        case = _case_id(path)
+        try:
+            there, found = (_labels(_path(Path(folder), case), case) for folder in (truth, prediction))
+            wrong = list(_mask_problems((found[0], None, found[1]), (there[0], None, there[1]), f"{case}: {prediction}"))
+            if wrong:
+                raise DataError("\n".join(wrong))
+        except DataError as error:
+            problems += str(error).splitlines()
+            continue
+        rows += [{"case": case, **row} for row in score(*(to_canonical(*one[:2]) for one in (there, found)), there[2])]
+    if not rows:
+        problems.append(f"{truth}: no case could be scored; expected <case>.nii.gz files of the same names in both folders")
+    table = pd.DataFrame(rows, columns=None if rows else ["case"])
+    _write_csv(table, Path(out))
+    return table, problems
+
+
 def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     """The means that are compared with other systems': one row per way of counting, columns value and cases.
 
@@ -162,6 +196,15 @@ def _counted(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         "truth_voxels": actual,
         "predicted_voxels": predicted,
     }
+
+
+def _labels(path: Path, case: str) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Labels as stored, affine, spacing along RAS+ axes. DataError for anything but labels 0-3."""
+    array, header, affine = read_volume(path, case)
+    wrong = list(_mask_problems((array, header, affine), None, f"{case}: {path}"))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return array.astype(np.uint8), affine, make_case(case, array, affine, header, "grey").spacing_mm
 
 
 def _write_csv(table: "pd.DataFrame", path: Path) -> None:

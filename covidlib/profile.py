@@ -145,6 +145,7 @@ class Inference:
     mode: str = _choice("windows", "volume")  # volume: the whole padded volume in one go
     window_shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
     overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
+    mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
 
 
 @dataclass(frozen=True)

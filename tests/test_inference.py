@@ -84,6 +84,24 @@ def test_overlapping_windows_are_averaged():
     assert out[:, 0, 0, 0].tolist() == [1, 1, 0.5, 0.5, 0, 0]
 
 
+@pytest.mark.parametrize(("axes", "views"), [("none", 1), ("x", 2), ("xz", 4)])
+def test_mirror_images_are_averaged_with_left_and_right_exchanged(axes, views):
+    """A model that calls the first half along x left lung, the second right: seen in a mirror, it says the opposite."""
+    seen = []
+
+    def model(image, training):
+        seen.append(image)
+        found = np.zeros((*image.shape[:-1], 4), np.float32)
+        found[:, :8, ..., 1], found[:, 8:, ..., 2] = 1, 1
+        return found
+
+    volume = random_volume((16, 4, 4))
+    out = predict_volume(model, volume, Inference(mode="volume", mirror_axes=axes), STEP)
+    assert len(seen) == views
+    np.testing.assert_array_equal(out, model(volume.image[None, ..., None], False)[0])
+    assert any((image[0, ..., 0] == volume.image[::-1]).all() for image in seen) == (axes != "none")
+
+
 def test_labels_of_a_marked_block_come_back_on_the_stored_grid(tmp_path, write_case):
     """Prepared, its labels taken for a perfect prediction, brought back and saved: the block lies where it was drawn."""
     labels = np.zeros((20, 16, 12), np.uint8)

@@ -8,7 +8,7 @@ import pytest
 
 from covidlib.dataset import CLASSES, Fold, save_labels
 from covidlib.errors import DataError
-from covidlib.metrics import NEARLY_EMPTY, headline, score, score_fold, score_run, surface_scores, table_1
+from covidlib.metrics import NEARLY_EMPTY, headline, score, score_fold, score_folders, score_run, surface_scores, table_1
 from covidlib.profile import Profile
 from covidlib.runs import Run
 
@@ -227,3 +227,36 @@ def test_a_fold_is_scored_anew_when_a_prediction_changes(tmp_path, write_case):
     assert score_fold(run, 0)["dice"].tolist() == [1, 1, 1]
     save_labels(np.zeros_like(case.labels), case, run.prediction(0, "case_a"))
     assert score_fold(run, 0)["dice"].tolist() == [0, 0, 0]
+
+
+# --------------------------------------------------------------------------------------------------------- two folders of labels
+
+
+def stored(path, text_or_array, affine):
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(text_or_array, affine), path)
+
+
+def test_anyone_s_labels_are_scored_case_by_case_and_what_cannot_be_is_said(tmp_path):
+    truth, affine = np.zeros((4, 4, 4), np.uint8), np.diag([2.0, 2, 5, 1])
+    truth[:2, 0, 0] = 3
+    half = truth.copy()
+    half[1, 0, 0] = 0
+    for name, prediction in (("a", truth), ("b", half), ("c", truth + 9), ("d", truth[:3])):
+        stored(tmp_path / "truth" / f"{name}.nii.gz", truth, affine)
+        stored(tmp_path / "found" / f"{name}.nii.gz", prediction, affine)
+    stored(tmp_path / "truth" / "e.nii.gz", truth, affine)
+    table, problems = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
+    infection = table[table["class"] == "infection"].set_index("case")
+    assert infection["dice"].to_dict() == {"a": 1, "b": pytest.approx(2 / 3)}
+    assert infection["truth_ml"].tolist() == pytest.approx([0.04, 0.04]) and infection["predicted_ml"]["b"] == pytest.approx(0.02)
+    assert [problem.split(":")[0] for problem in problems] == ["c", "d", "e"]
+    assert "labels [9, 12] found" in problems[0] and "mask shape (3, 4, 4)" in problems[1] and "no e.nii.gz" in problems[2]
+    assert pd.read_csv(tmp_path / "out.csv")["case"].nunique() == 2
+
+
+def test_folders_without_a_common_case_are_a_problem(tmp_path):
+    table, problems = score_folders(tmp_path, tmp_path, tmp_path / "out.csv")
+    assert table.empty and "no case could be scored" in problems[0]

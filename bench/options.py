@@ -1,0 +1,108 @@
+"""What each choice of a profile is worth: one change at a time, the same steps, the same cases. Writes results/options.csv.
+
+    python bench/options.py --data DIR                       every option that has no row yet
+    python bench/options.py --data DIR --only "instance normalization"
+
+The cases are the training cases of one fold: 12 to learn from, one published group of 4 to judge by. The fold's own test cases
+are never looked at. (The 4 are test cases of another fold, so what was chosen here makes that fold's scores a little too good.)
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from covidlib.dataset import MA_GROUPS, Fold
+from covidlib.files import whole_file
+from covidlib.runs import ROOT, Run, data_name, machine, open_run
+
+TABLE = ROOT / "results" / "options.csv"
+FOLD, JUDGED_BY = 2, 0  # the fold whose test cases stay unseen; the group that the options are judged by
+STEPS: dict[str, Any] = {"training.epochs": 4, "training.batches_per_epoch": 100, "training.validation_batches": 0}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "the profile as it is": {},
+    "learning rate 0.001": {"training.learning_rate": 0.001},
+    "polynomial schedule": {"training.schedule": "polynomial"},
+    "constant rate (plateau rule)": {"training.schedule": "plateau"},
+    "patches drawn uniformly": {"patches.infection_fraction": 0.0},
+    "float32": {"network.precision": "float32"},
+    "mirroring along all axes": {"augmentation.mirror_axes": "xyz"},
+    "lungs not swapped when mirrored": {"augmentation.swap_lungs": False},
+    "no augmentation but mirroring": {"augmentation.probability": 0.0},
+    "instance normalization": {"network.norm": "instance"},
+    "running mean of the weights": {"training.average_momentum": 0.99},
+    "soft counts per sample": {"loss.counts": "sample"},
+    "Tversky 0.3 / 0.7": {"loss.alpha": 0.7, "loss.beta": 0.3},
+    "each volume's own grey window": {"preprocessing.grey": "volume", "preprocessing.z_score": "volume"},
+    "paper's patch shape, a quarter": {"patches.shape_vox": [96, 96, 32], "inference.window_shape_vox": [96, 96, 32]},
+    "twice the filters": {"network.filters": [32, 64, 96, 192, 256]},
+    "mirror images averaged at test time": {"inference.mirror_axes": "x"},
+    "overlapping windows": {"inference.mode": "windows"},
+}
+
+
+def main() -> None:
+    """Measure the options that are not in the table yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--profile", default="surrogate")
+    parser.add_argument("--only", choices=OPTIONS, metavar="NAME", help="one of: " + "; ".join(OPTIONS))
+    given = parser.parse_args()
+    rows = list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.is_file() else []
+    for name in [given.only] if given.only else OPTIONS:
+        if name not in {row["option"] for row in rows}:
+            rows.append({"option": name, **measure(given.profile, given.data, OPTIONS[name])})
+            write(rows)
+
+
+def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Train for `STEPS` with `changes`, score the judging cases: a row of the table."""
+    from covidlib.training import compiled_network, fit
+
+    run = open_run(profile, data, overrides={**STEPS, **changes})
+    train = [case for case in run.folds[FOLD].train if case not in MA_GROUPS[JUDGED_BY]]
+    begun = time.process_time()
+    model = compiled_network(run.profile)
+    history = fit(model, run.prepared(train), [], run.profile, run.folder / "options")
+    minutes = (time.process_time() - begun) / 60
+    split = Fold(FOLD, tuple(train), MA_GROUPS[JUDGED_BY])
+    return {
+        "changed": "; ".join(f"{key} = {value}" for key, value in changes.items()),
+        **judge(run, model, split),
+        "training_loss": f"{history[-1]['loss']:.4f}",
+        "cpu_minutes": f"{minutes:.1f}",
+        "steps": run.profile.training.epochs * run.profile.training.batches_per_epoch,
+        "seed": run.profile.seed,
+        "trained_on": " ".join(split.train),
+        "judged_by": " ".join(split.test),
+        "data": data_name(run),
+        "machine": machine(),
+    }
+
+
+def judge(run: Run, model: Any, split: Fold) -> dict[str, str]:
+    """Mean Dice of each class over the judging cases, on their own grids."""
+    from covidlib.inference import predict_volume
+    from covidlib.metrics import score
+    from covidlib.preprocessing import labels_on_grid
+
+    dice: dict[str, list[float]] = {}
+    for case in split.test:
+        truth, step = run.case(case).labels, run.profile.network.smallest_step
+        probabilities = predict_volume(model, run.prepared([case])[0], run.profile.inference, step)
+        for row in score(truth, labels_on_grid(probabilities, truth.shape)):
+            dice.setdefault(f"dice_{row['class'].replace(' ', '_')}", []).append(row["dice"])
+    return {name: f"{sum(values) / len(values):.4f}" for name, values in dice.items()}
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write the table, whole or not at all."""
+    with whole_file(Path(TABLE)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

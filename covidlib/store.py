@@ -1,0 +1,68 @@
+"""A finished run in; what is worth keeping of it out: scores, histories, pictures, and weights small enough to ship."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from covidlib.errors import DataError
+from covidlib.files import read_json, whole_file, write_json
+from covidlib.runs import Run
+
+PICTURES = ("figure4.png", "figure5.png", "figure6.png", "cases.png", "failures.png")
+
+
+def store_results(run: Run, folder: Path) -> Path:
+    """Copy what a reader of the results needs into `folder`; large files stay in the run.
+
+    run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
+    history_fold_<k>.csv (a row per epoch), and those of `PICTURES` that the run has drawn.
+
+    Raises:
+        DataError: the run has not been evaluated yet.
+    """
+    files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
+    files |= {run.folder / "figures" / name: name for name in PICTURES if (run.folder / "figures" / name).is_file()}
+    files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_?/history.csv"))}
+    for source, name in files.items():
+        if not source.is_file():
+            raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
+        with whole_file(Path(folder) / name) as temporary:
+            shutil.copyfile(source, temporary)
+    return Path(folder)
+
+
+def export_weights(run: Run, folder: Path) -> list[Path]:
+    """Write the weights of every trained fold in half precision, with the settings they need, in the layout of a run.
+
+    `folder`/run.json and fold_<k>/model.weights.h5, about 2 bytes a parameter. Kernels become float16; vectors, among them the
+    running variances, which may exceed its range, stay float32. Any Keras backend loads them.
+    """
+    made = []
+    for source in sorted(run.folder.glob("fold_?/model.weights.h5")):
+        made.append(Path(folder) / source.parent.name / source.name)
+        with whole_file(made[-1]) as temporary:
+            _halve(source, temporary)
+    if not made:
+        raise DataError(f"{run.folder}: no trained fold; run 'python -m covidlib run' with this profile first")
+    write_json(Path(folder) / "run.json", read_json(run.folder / "run.json"))
+    return made
+
+
+def _halve(source: Path, target: Path) -> None:
+    import h5py
+
+    with h5py.File(source) as whole, h5py.File(target, "w") as half:
+        for name, item in _items(whole):
+            if isinstance(item, h5py.Group):
+                half.require_group(name).attrs.update(item.attrs)
+            elif item.ndim > 1:
+                half.create_dataset(name, data=item[...].astype("float16"), compression="gzip", shuffle=True)
+            else:
+                half.create_dataset(name, data=item[...])
+
+
+def _items(file: Any) -> Iterator[tuple[str, Any]]:
+    names: list[str] = []
+    file.visit(names.append)
+    return ((name, file[name]) for name in names)
