@@ -5,17 +5,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
+from covidlib.report import options_markdown, stored_results, table_1_markdown
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BUILD = ROOT / "_build"
-PICTURE = "Four slices of real CT from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
 
@@ -56,10 +56,15 @@ def stage(run: Run) -> Path:
     generated.mkdir()
     for picture in (run.folder / "figures").glob("*.*"):
         shutil.copy(picture, generated)
-    (generated / "table1.md").write_text(table_1_markdown(run.folder), encoding="utf-8")
-    (generated / "surrogate.md").write_text(stored_results(RESULTS / "surrogate"), encoding="utf-8")
     for picture in (RESULTS / "surrogate").glob("*.png"):
         shutil.copy(picture, generated / f"surrogate_{picture.name}")
+    texts = {
+        "table1.md": table_1_markdown(_scores(run.folder)),
+        "surrogate.md": stored_results(RESULTS / "surrogate", generated),
+        "options.md": options_markdown(RESULTS / "options.csv"),
+    }
+    for name, text in texts.items():
+        (generated / name).write_text(text, encoding="utf-8")
     return source
 
 
@@ -74,41 +79,6 @@ def substitutions(run: Run) -> dict[str, str]:
         "demo_minutes": f"{sum(fold['minutes'] for fold in manifest['folds'].values()):.0f}",
         "demo_hardware": manifest["machine"],
     }
-
-
-def table_1_markdown(folder: Path) -> str:
-    """Table 1 of a run's folder as a Markdown table."""
-    from covidlib.metrics import table_1
-
-    table = table_1(_scores(folder))
-    head = "| fold | lungs Dice | sensitivity | specificity | infection Dice | sensitivity | specificity |\n" + "|---" * 7 + "|\n"
-    rows = [f"| {fold} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for fold, *row in table.itertuples(name=None)]
-    return head + "\n".join(rows) + "\n"
-
-
-def stored_results(folder: Path) -> str:
-    """What a stored run measured, case by case, with profile, machine and time, as Markdown; says so where there is none."""
-    manifest = read_json(folder / "manifest.json")
-    if not manifest:
-        return "No run of this profile is stored yet.\n"
-    scores = _scores(folder)
-    dice = scores.pivot(index=["fold", "case"], columns="class", values="dice")[["left lung", "right lung", "infection"]]
-    lines = ["| fold | case | left lung | right lung | infection |", "|---|---|---|---|---|"]
-    lines += [f"| {fold} | {case} | {a:.3f} | {b:.3f} | {c:.3f} |" for (fold, case), a, b, c in dice.itertuples(name=None)]
-    picture = ["```{image} _generated/surrogate_figure6.png", f":alt: {PICTURE}", "```", "", f"{PICTURE}."]
-    return "\n".join([_provenance(manifest), "", "Dice of each test case:", "", *lines, "", *picture, ""])
-
-
-def _provenance(manifest: dict[str, Any]) -> str:
-    folds = manifest["folds"]
-    minutes = ", ".join(
-        f"fold {number}: {content['minutes']:.0f} min ({content['epochs']} epochs)" for number, content in folds.items()
-    )
-    tested = "the folds run so far: " if len(folds) < 5 else ""
-    return (
-        f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
-        f"Machine: {manifest['machine']}. Training time on that machine, which other work shared, {tested}{minutes}."
-    )
 
 
 def _scores(folder: Path) -> "pd.DataFrame":

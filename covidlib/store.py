@@ -3,33 +3,57 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
+from covidlib.metrics import NEARLY_EMPTY
 from covidlib.runs import Run
 
-PICTURES = ("figure4.png", "figure5.png", "figure6.png", "cases.png", "failures.png")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INFECTION = CLASSES.index("infection")
 
 
 def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv (a row per epoch), and those of `PICTURES` that the run has drawn.
+    history_fold_<k>.csv (a row per epoch), figure6.png if drawn, and failures.png: the slices that went wrong.
 
     Raises:
         DataError: the run has not been evaluated yet.
     """
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    files |= {run.folder / "figures" / name: name for name in PICTURES if (run.folder / "figures" / name).is_file()}
+    files |= {path: path.name for path in run.folder.glob("figures/figure6.png")}
     files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_?/history.csv"))}
     for source, name in files.items():
         if not source.is_file():
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
+    with whole_file(Path(folder) / "failures.png") as temporary:
+        failures(run).savefig(temporary, dpi=150, bbox_inches="tight")
     return Path(folder)
+
+
+def failures(run: Run, count: int = 3) -> "Figure":
+    """The `count` cases of lowest infection Dice, and the nearly empty case: CT, truth, prediction where they differ most."""
+    import pandas as pd
+
+    from covidlib.figures import truth_and_prediction
+
+    scores = pd.read_csv(run.folder / "scores.csv")
+    infection = scores[scores["class"] == "infection"].sort_values("dice")
+    empty = infection["case"] == NEARLY_EMPTY
+    rows = []
+    for row in pd.concat([infection[~empty].head(count), infection[empty]]).itertuples():
+        there, found = run.case(row.case), run.predicted_labels(row.fold, row.case)
+        z = int(((there.labels == INFECTION) != (found == INFECTION)).sum((0, 1)).argmax())
+        rows.append((f"{row.case}, {row.dice:.2f}", there, there.labels, found, z))
+    return truth_and_prediction(rows)
 
 
 def export_weights(run: Run, folder: Path) -> list[Path]:

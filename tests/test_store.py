@@ -8,7 +8,8 @@ import pytest
 
 from covidlib.errors import DataError
 from covidlib.files import read_json, write_json
-from covidlib.inference import load_model, predict_volume
+from covidlib.inference import load_model, predict_fold, predict_volume
+from covidlib.metrics import score_run
 from covidlib.runs import Run, open_run
 from covidlib.store import export_weights, store_results
 
@@ -44,10 +45,11 @@ def test_store_copies_scores_histories_settings_and_the_pictures_that_are_there(
     with pytest.raises(DataError, match=r"no manifest\.json; run"):
         store_results(run, tmp_path / "stored")
     write_json(run.folder / "manifest.json", {})
-    (run.folder / "scores.csv").write_text("fold\n", encoding="utf-8")
+    predict_fold(run, 0)
+    score_run(run, [0])
     (run.folder / "figures").mkdir()
     (run.folder / "figures" / "figure6.png").write_bytes(b"picture")
     stored = store_results(run, tmp_path / "stored")
-    names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png"}
+    names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
     assert {path.name for path in stored.iterdir()} == names
     assert (stored / "history_fold_0.csv").read_text() == (run.folder / "fold_0" / "history.csv").read_text()

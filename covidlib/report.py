@@ -1,0 +1,163 @@
+"""Result files in, the Markdown of the results page out: every number of the prose is read here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidlib.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMPARED = {  # as published by others; the questions on the results page say what may be compared
+    "infection Dice, all slices": "0.772: Ma et al., lungs and infection in one network, 16/4, mean over 20 cases",
+    "infection Dice, infected slices": "0.811: MiniSeg's published masks, scored on the same 19 cases",
+    "infection sensitivity": "0.730: the paper, mean over folds of the median",
+    "infection surface Dice at 3 mm": "0.802: Ma et al., 16/4, 20 cases",
+    "lungs Dice": "0.956: the paper, mean over folds of the median",
+    "left lung Dice": "0.911: Ma et al., 16/4",
+    "right lung Dice": "0.922: Ma et al., 16/4",
+    "lungs surface Dice at 1 mm": "0.794 left, 0.792 right: Ma et al., 16/4",
+    "infection Dice, mean of fold medians (all cases)": "0.761: the paper, on folds of its own",
+}
+PICTURES = {
+    "cases": "Dice of every case: lungs as blue triangles, infection as red dots",
+    "figure6": "Four slices from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red",
+    "failures": "The three cases of lowest infection Dice, then the nearly empty one, where prediction and truth differ most",
+    "figure4": "Loss over the epochs of every fold, on patches of training cases and of test cases",
+}
+
+
+def stored_results(folder: Path, pictures: Path) -> str:
+    """What a stored run measured: means beside published ones, Table 1, every case, curves. Draws two pictures into `pictures`.
+
+    Says so where no run is stored.
+    """
+    import pandas as pd
+
+    from covidlib import figures
+
+    manifest = read_json(folder / "manifest.json")
+    if not manifest:
+        return "No run of this profile is stored yet.\n"
+    scores = pd.read_csv(folder / "scores.csv")
+    histories = {path.stem[-1]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
+    for name, figure in (("cases", figures.case_dots(scores)), ("figure4", figures.loss_course(histories))):
+        figure.savefig(pictures / f"surrogate_{name}.png", dpi=150, bbox_inches="tight")
+    shown = {
+        name: _picture(name, caption) for name, caption in PICTURES.items() if (pictures / f"surrogate_{name}.png").is_file()
+    }
+    parts = [
+        provenance(manifest),
+        means_markdown(scores),
+        "In the form of the paper's Table 1, with all cases:",
+        table_1_markdown(scores),
+        "Every test case:",
+        cases_markdown(scores),
+        *shown.values(),
+        overfitting_markdown(histories),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def provenance(manifest: Mapping[str, Any]) -> str:
+    """Data, profile, seed, machine and minutes of a run in one paragraph."""
+    folds = manifest["folds"]
+    minutes = ", ".join(f"fold {number}: {fold['minutes']:.0f} min ({fold['epochs']} epochs)" for number, fold in folds.items())
+    tested = "the folds run so far: " if len(folds) < 5 else ""
+    return (
+        f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
+        f"Machine: {manifest['machine']}. Training time on that machine, which other work shared, {tested}{minutes}."
+    )
+
+
+def means_markdown(scores: "pd.DataFrame") -> str:
+    """The means that are compared with others', with how many cases each counts."""
+    from covidlib.metrics import NEARLY_EMPTY, headline
+
+    rows = [
+        (name, f"{row.value:.3f}", f"{row.counted:.0f}", f"{row['left out']:.0f}", COMPARED.get(name, ""))
+        for name, row in headline(scores).iterrows()
+    ]
+    note = f"`{NEARLY_EMPTY}` is left out of these means, but not of the last row; its own scores stand below."
+    return _table(("mean over cases", "here", "counted", "without a value", "published"), rows) + "\n" + note
+
+
+def table_1_markdown(scores: "pd.DataFrame") -> str:
+    """The paper's Table 1."""
+    from covidlib.metrics import table_1
+
+    head = ("fold", "lungs Dice", "sensitivity", "specificity", "infection Dice", "sensitivity", "specificity")
+    return _table(head, ((fold, *map(_three, row)) for fold, *row in table_1(scores).itertuples(name=None)))
+
+
+def cases_markdown(scores: "pd.DataFrame") -> str:
+    """A row per case: Dice of the three classes, and the other scores of infection. HD95: distance that 95 % keep within."""
+    wide = scores.pivot(index=["fold", "case"], columns="class")
+    of_infection = ("dice_infected_slices", "sensitivity", "nsd", "hd95_mm", "truth_ml", "predicted_ml")
+    columns = [
+        ("dice", "left lung"),
+        ("dice", "right lung"),
+        ("dice", "infection"),
+        *((name, "infection") for name in of_infection),
+    ]
+    head = (
+        "fold",
+        "case",
+        "left lung",
+        "right lung",
+        "infection",
+        "infected slices",
+        "sensitivity",
+        "surface Dice 3 mm",
+        "HD95, mm",
+    )
+    rows = ((*place, *map(_three, row[:7]), *map(_whole, row[7:])) for place, *row in wide[columns].itertuples(name=None))
+    return _table((*head, "true mL", "predicted mL"), rows)
+
+
+def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
+    """The paper saw no overfitting: the same question put to this run, answered by the ends of the curves."""
+    names = ("loss", "val_loss", "soft_dice_infection", "val_soft_dice_infection")
+    rows = [(fold, *map(_three, history.iloc[-1][list(names)])) for fold, history in histories.items()]
+    head = ("fold", "training loss", "test loss", "training soft Dice, infection", "test soft Dice, infection")
+    said = (
+        "Is there overfitting? The paper saw none. The last epoch of each fold here, on augmented patches of the training cases "
+        "(half of them around infection) and on plain patches of the test cases:"
+    )
+    return f"{said}\n\n{_table(head, rows)}"
+
+
+def options_markdown(table: Path) -> str:
+    """What one change at a time did, from the file that bench/options.py writes."""
+    import pandas as pd
+
+    if not table.is_file():
+        return "No option has been measured yet.\n"
+    rows = pd.read_csv(table, keep_default_na=False)
+    first = rows.iloc[0]
+    said = (
+        f"Mean Dice over {first.judged_by.replace(' ', ', ')} after {first.steps} steps on {len(first.trained_on.split())} other "
+        f"cases. Data: {first.data}; seed {first.seed}; {first.machine}."
+    )
+    columns = ("option", "changed", "dice_left_lung", "dice_right_lung", "dice_infection", "training_loss", "cpu_minutes")
+    head = ("option", "changed", "left lung", "right lung", "infection", "training loss", "CPU minutes")
+    cells = rows[list(columns)].itertuples(index=False, name=None)
+    return said + "\n\n" + _table(head, ((name, f"`{changed}`" if changed else "", *rest) for name, changed, *rest in cells))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def _three(value: float) -> str:
+    return "" if value != value else f"{value:.3f}"  # NaN: no value
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _picture(name: str, caption: str) -> str:
+    return f"```{{figure}} _generated/surrogate_{name}.png\n:alt: {caption}\n\n{caption}.\n```"

@@ -1,0 +1,100 @@
+"""Markdown made from result files: every number in it is in the files."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from covidlib.files import write_json
+from covidlib.metrics import NEARLY_EMPTY
+from covidlib.report import (
+    cases_markdown,
+    means_markdown,
+    options_markdown,
+    overfitting_markdown,
+    stored_results,
+    table_1_markdown,
+)
+
+NAMES = ("left lung", "right lung", "infection")
+
+
+def row(fold, case, name, dice, distance=2.0):
+    shares = dict.fromkeys(("dice", "dice_infected_slices", "sensitivity", "specificity", "nsd"), dice)
+    return {"fold": fold, "case": case, "class": name, **shares, "hd95_mm": distance, "truth_ml": 120.4, "predicted_ml": 99.6}
+
+
+@pytest.fixture
+def scores():
+    cases = ((0, "a", 0.75, 2.0), (1, "b", 0.25, math.nan), (1, NEARLY_EMPTY, 0.0, 40.0))
+    return pd.DataFrame([row(fold, case, name, dice, far) for fold, case, dice, far in cases for name in NAMES])
+
+
+def cells(markdown, start):
+    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_means_leave_the_nearly_empty_case_out_and_name_what_others_published(scores):
+    table = means_markdown(scores)
+    assert cells(table, "infection Dice, all slices")[1:4] == ["0.500", "2", "0"]
+    assert cells(table, "infection HD95 in mm")[1:4] == ["2.000", "1", "1"]
+    assert "Ma et al." in cells(table, "infection Dice, all slices")[4]
+    assert NEARLY_EMPTY in table
+
+
+def test_every_case_has_a_row_and_a_missing_value_an_empty_cell(scores):
+    table = cases_markdown(scores)
+    assert cells(table, "0 | a") == ["0", "a", *["0.750"] * 6, "2.000", "120", "100"]
+    assert cells(table, "1 | b")[8] == ""
+    assert len(table.splitlines()) == 2 + 3
+
+
+def test_table_1_has_a_row_per_fold_and_the_average(scores):
+    lines = table_1_markdown(scores).splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["fold", "---", "0", "1", "average"]
+    assert cells("\n".join(lines), "average")[4] == f"{(0.75 + 0.125) / 2:.3f}"
+
+
+def test_overfitting_reads_the_last_epoch_of_each_fold():
+    history = {"epoch": [1, 2], "loss": [2, 0.5], "val_loss": [3, 0.625]}
+    history |= {"soft_dice_infection": [0, 0.75], "val_soft_dice_infection": [0, 0.25]}
+    assert cells(overfitting_markdown({"3": pd.DataFrame(history)}), "3") == ["3", "0.500", "0.625", "0.750", "0.250"]
+
+
+def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
+    profile = {"name": "surrogate"}
+    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2}}
+    manifest = {"data": "8-bit surrogate", "profile": profile, "seed": 7, "machine": "an abacus", "folds": folds}
+    write_json(tmp_path / "stored" / "manifest.json", manifest)
+    scores.to_csv(tmp_path / "stored" / "scores.csv", index=False)
+    history = {"epoch": [1, 2], "loss": [2, 0.5], "val_loss": [3, 0.6], "soft_dice_infection": [0, 0.7]}
+    for fold in (0, 1):
+        pd.DataFrame({**history, "val_soft_dice_infection": [0, 0.3]}).to_csv(
+            tmp_path / f"stored/history_fold_{fold}.csv", index=False
+        )
+    text = stored_results(tmp_path / "stored", tmp_path)
+    assert "seed 7" in text and "an abacus" in text and "fold 0: 25 min (2 epochs)" in text
+    assert "surrogate_cases.png" in text and "surrogate_figure6.png" not in text  # that one was not stored
+    assert {path.name for path in tmp_path.glob("*.png")} == {"surrogate_cases.png", "surrogate_figure4.png"}
+
+
+def test_nothing_stored_is_said(tmp_path):
+    assert "No run" in stored_results(tmp_path, tmp_path)
+    assert "No option" in options_markdown(tmp_path / "options.csv")
+
+
+def test_options_are_told_with_what_they_were_measured_on(tmp_path):
+    table = {"option": ["base", "slow"], "changed": ["", "training.learning_rate = 0.001"], "dice_left_lung": [0.9, 0.8]}
+    table |= {
+        "dice_right_lung": [0.9, 0.8],
+        "dice_infection": [0.5, 0.25],
+        "training_loss": [1.0, 2.0],
+        "cpu_minutes": [8.0, 8.0],
+    }
+    table |= {"steps": 300, "seed": 0, "trained_on": "c d e", "judged_by": "a b", "data": "surrogate", "machine": "an abacus"}
+    pd.DataFrame(table).to_csv(tmp_path / "options.csv", index=False)
+    text = options_markdown(tmp_path / "options.csv")
+    assert "over a, b after 300 steps on 3 other" in text
+    assert cells(text, "slow")[1:5] == ["`training.learning_rate = 0.001`", "0.8", "0.8", "0.25"]
+    assert cells(text, "base")[1] == ""
