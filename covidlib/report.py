@@ -37,8 +37,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
 
     from covidlib import figures
 
-    manifest = read_json(folder / "manifest.json")
-    if not manifest:
+    if not (folder / "manifest.json").is_file():
         return "No run of this profile is stored yet.\n"
     scores = pd.read_csv(folder / "scores.csv")
     histories = {path.stem[-1]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
@@ -48,8 +47,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
         name: _picture(name, caption) for name, caption in PICTURES.items() if (pictures / f"surrogate_{name}.png").is_file()
     }
     parts = [
-        provenance(manifest),
-        means_markdown(scores),
+        scores_in_short(folder),
         "In the form of the paper's Table 1, with all cases:",
         table_1_markdown(scores),
         "Every test case:",
@@ -58,6 +56,13 @@ def stored_results(folder: Path, pictures: Path) -> str:
         overfitting_markdown(histories),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def scores_in_short(folder: Path) -> str:
+    """Where a run's numbers come from, and its means beside published ones."""
+    import pandas as pd
+
+    return provenance(read_json(folder / "manifest.json")) + "\n\n" + means_markdown(pd.read_csv(folder / "scores.csv"))
 
 
 def provenance(manifest: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A finished run in; what is worth keeping of it out: scores, histories, pictures, and weights small enough to ship."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
 from covidlib.metrics import NEARLY_EMPTY
-from covidlib.runs import Run
+from covidlib.report import scores_in_short
+from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,10 +59,14 @@ def failures(run: Run, count: int = 3) -> "Figure":
 
 
 def export_weights(run: Run, folder: Path) -> list[Path]:
-    """Write the weights of every trained fold in half precision, with the settings they need, in the layout of a run.
+    """Write the weights of every trained fold in half precision, with settings and model card, in the layout of a run.
 
-    `folder`/run.json and fold_<k>/model.weights.h5, about 2 bytes a parameter. Kernels become float16; vectors, among them the
-    running variances, which may exceed its range, stay float32. Any Keras backend loads them.
+    `folder`/run.json, fold_<k>/model.weights.h5 (about 2 bytes a parameter), MODEL_CARD.md (the book's page with this run's
+    scores). Kernels become float16; vectors, among them the running variances, which may exceed its range, stay float32. Any
+    Keras backend loads them.
+
+    Raises:
+        DataError: nothing has been trained yet.
     """
     made = []
     for source in sorted(run.folder.glob("fold_?/model.weights.h5")):
@@ -70,7 +76,16 @@ def export_weights(run: Run, folder: Path) -> list[Path]:
     if not made:
         raise DataError(f"{run.folder}: no trained fold; run 'python -m covidlib run' with this profile first")
     write_json(Path(folder) / "run.json", read_json(run.folder / "run.json"))
+    with whole_file(Path(folder) / "MODEL_CARD.md") as temporary:
+        temporary.write_text(model_card(run.folder), encoding="utf-8")
     return made
+
+
+def model_card(folder: Path) -> str:
+    """The book's model card with the scores of the run in `folder`, readable outside of the book."""
+    text = (ROOT / "book" / "model_card.md").read_text(encoding="utf-8")
+    text = text.replace("```{include} _generated/model_scores.md\n```", scores_in_short(folder))
+    return re.sub(r"\{(?:term|doc)\}`([^`]+)`", r"\1", text)
 
 
 def _halve(source: Path, target: Path) -> None:
