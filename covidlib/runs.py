@@ -7,6 +7,8 @@ runs/<profile>/prepared/<case>.npz
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -115,6 +117,7 @@ def write_manifest(run: Run) -> dict[str, Any]:
         "data": data_name(run),
         "machine": machine(),
         "versions": versions(),
+        "commit": commit(),
         "folds": {str(number): content for number, content in folds.items() if content},
         "checksums": {path.name: checksum(path) for path in sorted((run.data / IMAGES).glob("*.nii*"))},
     }
@@ -149,6 +152,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str | None:
+    """The project's commit, "+" behind it where files differ from it; None without git or outside of a checkout."""
+    if not shutil.which("git"):
+        return None
+    done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def _default_folder(settings: Profile, overrides: Mapping[str, Any] | None) -> Path:

@@ -8,7 +8,7 @@ import yaml
 from covidlib import runs
 from covidlib.errors import DataError
 from covidlib.files import checksum, read_json, write_json
-from covidlib.runs import data_name, machine, open_run, versions, write_manifest
+from covidlib.runs import commit, data_name, machine, open_run, versions, write_manifest
 
 
 def test_a_run_knows_its_cases_folds_and_folders(tiny_yaml, tiny_folder, tmp_path):
@@ -132,6 +132,13 @@ def test_no_absolute_path_of_this_machine_is_written(tiny_yaml, tiny_folder, tmp
     write_manifest(open_run(tiny_yaml, tiny_folder, tmp_path))
     for name in ("run.json", "manifest.json"):
         assert str(tiny_folder) not in (tmp_path / name).read_text() and str(tmp_path) not in (tmp_path / name).read_text()
+
+
+def test_the_commit_is_that_of_the_checkout_and_nothing_outside_of_one(tmp_path, monkeypatch):
+    assert commit() is None or len(commit().rstrip("+")) == 40
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() is None
 
 
 def test_machine_and_versions_are_plain_words():
