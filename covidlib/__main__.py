@@ -60,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--weights", default="", metavar="DIR", help="write the weights there (default: do not)")
     store.set_defaults(command=_store)
 
+    pack = verbs.add_parser("pack", help="write a run's settings and prepared volumes, small, to train it elsewhere")
+    _profile_arguments(pack)
+    pack.add_argument("--to", required=True, metavar="DIR")
+    pack.set_defaults(command=_pack)
+
+    train = verbs.add_parser("train", help="train folds of a folder that 'pack' wrote, without scans or notebooks")
+    train.add_argument("--run", required=True, metavar="DIR")
+    train.add_argument("--folds", type=_numbers, default=(), metavar="0,3", help="only these folds (default: all)")
+    train.add_argument("--workers", type=int, default=1, help="processes that make batches (default: 1)")
+    train.set_defaults(command=_train)
+
     score = verbs.add_parser("score", help="compare two folders of labels (NIfTI files of the same names), case by case")
     score.add_argument("--truth", required=True, metavar="DIR")
     score.add_argument("--prediction", required=True, metavar="DIR")
@@ -143,6 +154,26 @@ def _store(given: argparse.Namespace) -> None:
     if given.weights:
         made = export_weights(run, Path(given.weights))
         sys.stdout.writelines(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n" for path in made)
+
+
+def _pack(given: argparse.Namespace) -> None:
+    from covidlib.runs import open_run
+    from covidlib.store import pack_run
+
+    folder = pack_run(open_run(given.profile, given.data, given.out), Path(given.to))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    sys.stdout.write(f"{folder}: {size / 1e6:.1f} MB\n")
+
+
+def _train(given: argparse.Namespace) -> None:
+    from covidlib.runs import reopen_run
+    from covidlib.training import train_fold
+    from covidlib.workflow import say_progress
+
+    run = reopen_run(given.run)
+    for number in given.folds or range(len(run.folds)):
+        history = train_fold(run, number, lambda rows: say_progress(rows, run.profile.training.epochs), given.workers)
+        sys.stdout.write(f"fold {number}: loss {history[-1]['loss']:.3f} after {history[-1]['minutes']:.1f} minutes\n")
 
 
 def _score(given: argparse.Namespace) -> int:

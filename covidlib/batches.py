@@ -21,9 +21,20 @@ class Batches(keras.utils.PyDataset):
     numbers only, so a continued run sees what an unbroken one would have seen.
     """
 
-    def __init__(self, cases: Sequence[Prepared], profile: Profile, length: int, augment: bool = True, epoch: int = 0):
-        """`length` batches an epoch from `cases`; without `augment`, plain crops that are the same in every epoch."""
-        super().__init__(workers=1)
+    def __init__(
+        self,
+        cases: Sequence[Prepared],
+        profile: Profile,
+        length: int,
+        augment: bool = True,
+        epoch: int = 0,
+        workers: int = 1,
+    ):
+        """`length` batches an epoch from `cases`; without `augment`, plain crops that are the same in every epoch.
+
+        `workers` above 1 are processes: batchgenerators draws from generators that are global to a process.
+        """
+        super().__init__(workers=workers, use_multiprocessing=workers > 1, max_queue_size=max(10, 2 * workers))
         self.cases, self.profile, self.length, self.augment, self.epoch = list(cases), profile, length, augment, epoch
         self.infected = [np.flatnonzero(case.labels == INFECTION) for case in self.cases]
 

@@ -209,6 +209,11 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
     return _build(Profile, {"name": path.stem, **given}, path.name, "")
 
 
+def profile_from(settings: Mapping[str, Any], file: str = "run.json") -> Profile:
+    """The Profile of settings as `Profile.as_dict` gives them; `file` names in errors where they were read."""
+    return _build(Profile, settings, file, "")
+
+
 def profile_names() -> list[str]:
     """The profiles that ship with the project."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))

@@ -20,8 +20,8 @@ import numpy as np
 from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds, read_volume, to_canonical
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
-from covidlib.preprocessing import Prepared, prepare_cached
-from covidlib.profile import Profile, load_profile
+from covidlib.preprocessing import Prepared, prepare_cached, read_prepared
+from covidlib.profile import Profile, load_profile, profile_from
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
@@ -29,10 +29,13 @@ PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scipy", "nibabel", "batchgen
 
 @dataclass(frozen=True)
 class Run:
-    """A profile, the folder its cases are read from, the folder its results go to, the case ids and the folds."""
+    """A profile, the folder its cases are read from, the folder its results go to, the case ids and the folds.
+
+    `data` is None for a run without its scans, from `reopen_run`: it can train, but neither show nor score a case.
+    """
 
     profile: Profile
-    data: Path
+    data: Path | None
     folder: Path
     cases: tuple[str, ...]
     folds: tuple[Fold, ...]
@@ -55,13 +58,17 @@ class Run:
         return to_canonical(*read_volume(path, case)[::2]).astype(np.uint8)
 
     def case(self, case: str) -> Case:
-        """A case as stored, in RAS+."""
+        """A case as stored, in RAS+. DataError in a run without its scans."""
+        if self.data is None:
+            raise DataError(f"{case}: this run was opened without its scans; open it with its data folder")
         return load_case(self.data, case, self.profile.data.intensity.get(case))
 
     def prepared(self, cases: Sequence[str]) -> list[Prepared]:
         """Cases on the working grid, from the cache or made now, with a progress bar in a terminal."""
         from tqdm import tqdm
 
+        if self.data is None:
+            return [read_prepared(self.folder / "prepared" / f"{case}.npz") for case in cases]
         intensity = self.profile.data.intensity
         return [
             prepare_cached(self.data, case, self.profile.preprocessing, intensity.get(case), self.folder / "prepared")
@@ -106,6 +113,22 @@ def open_run(
     if read_json(run.folder / "run.json") != described:
         write_json(run.folder / "run.json", described)
     return run
+
+
+def reopen_run(folder: str | Path) -> Run:
+    """A run from its folder alone, for training where its scans are not: run.json has settings and folds, prepared/ the volumes.
+
+    Raises:
+        DataError: no run.json in it, or one that holds something else.
+    """
+    try:
+        described = read_json(Path(folder) / "run.json")
+        folds = [Fold(number, tuple(one["train"]), tuple(one["test"])) for number, one in enumerate(described["folds"])]
+        settings = profile_from(described["profile"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: no run.json of a run ({error}); name the folder that 'prepare' or 'pack' wrote") from error
+    cases = sorted({case for fold in folds for case in (*fold.train, *fold.test)})
+    return Run(settings, None, Path(folder), tuple(cases), tuple(folds))
 
 
 def write_manifest(run: Run) -> dict[str, Any]:

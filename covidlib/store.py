@@ -10,6 +10,7 @@ from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
 from covidlib.metrics import NEARLY_EMPTY
+from covidlib.preprocessing import pack_prepared
 from covidlib.report import scores_in_short
 from covidlib.runs import ROOT, Run
 
@@ -38,6 +39,19 @@ def store_results(run: Run, folder: Path) -> Path:
             shutil.copyfile(source, temporary)
     with whole_file(Path(folder) / "failures.png") as temporary:
         failures(run).savefig(temporary, dpi=150, bbox_inches="tight")
+    return Path(folder)
+
+
+def pack_run(run: Run, folder: Path) -> Path:
+    """Write what training needs into `folder`, small: run.json and the prepared volumes by `preprocessing.pack_prepared`.
+
+    There `python -m covidlib train --run FOLDER` trains it, without scans or nibabel; its fold_<k> folders, copied back into the
+    run's own, are taken for trained.
+    """
+    run.prepared(run.cases)
+    for case in run.cases:
+        pack_prepared(run.folder / "prepared" / f"{case}.npz", Path(folder) / "prepared" / f"{case}.npz")
+    write_json(Path(folder) / "run.json", read_json(run.folder / "run.json"))
     return Path(folder)
 
 

@@ -15,15 +15,17 @@ from covidlib.errors import DataError
 from covidlib.files import fingerprint, read_json, whole_file, write_json
 from covidlib.losses import SoftDice, TverskyCrossEntropy
 from covidlib.network import build_network
-from covidlib.preprocessing import Prepared
+from covidlib.preprocessing import Prepared, kept_text
 from covidlib.profile import Profile, Training
-from covidlib.runs import Run, machine, versions
+from covidlib.runs import Run, commit, machine, versions
 
 CODE = ("augmentation", "batches", "losses", "network", "patches", "training")
 log = logging.getLogger("covidlib")
 
 
-def train_fold(run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]], None] | None = None) -> list[dict[str, float]]:
+def train_fold(
+    run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]], None] | None = None, workers: int = 1
+) -> list[dict[str, float]]:
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
@@ -33,6 +35,7 @@ def train_fold(run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]
         run: the run.
         number: the fold.
         on_epoch: called with the history after each epoch, for live curves.
+        workers: processes that make batches; the batches are the same for any number.
 
     Returns:
         history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
@@ -45,9 +48,9 @@ def train_fold(run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
     model = compiled_network(run.profile)
-    history = fit(model, train, test, run.profile, folder, key, on_epoch)
-    epochs = {"epochs": len(history), "minutes": history[-1]["minutes"]}
-    write_json(folder / "fold.json", {**epochs, "machine": machine(), "versions": versions(), "test": fold.test})
+    history = fit(model, train, test, run.profile, folder, key, on_epoch, workers)
+    took = {"epochs": len(history), "minutes": history[-1]["minutes"], "commit": commit(), "machine": machine()}
+    write_json(folder / "fold.json", {**took, "versions": versions(), "test": fold.test})
     return history
 
 
@@ -76,6 +79,7 @@ def fit(
     folder: Path,
     key: str = "",
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+    workers: int = 1,
 ) -> list[dict[str, float]]:
     """Fit `model` on the cases of `train`, watching crops of `test`; continue from the checkpoint in `folder` if there is one.
 
@@ -90,7 +94,7 @@ def fit(
     watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
     if not keeper.finished:
         model.fit(
-            Batches(train, profile, settings.batches_per_epoch, epoch=begun),
+            Batches(train, profile, settings.batches_per_epoch, epoch=begun, workers=workers),
             validation_data=watch,
             initial_epoch=begun,
             epochs=settings.epochs,
@@ -211,11 +215,8 @@ def _key(run: Run, number: int) -> str:
 
 
 def _content(run: Run, case: str) -> str:
-    import numpy as np
-
     run.prepared([case])
-    with np.load(run.folder / "prepared" / f"{case}.npz") as kept:
-        return str(kept["content"])
+    return kept_text(run.folder / "prepared" / f"{case}.npz", "content")
 
 
 def _state(folder: Path, key: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from covidlib.errors import DataError
 from covidlib.files import read_json
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Training, load_profile
-from covidlib.runs import open_run
+from covidlib.runs import open_run, reopen_run
+from covidlib.store import pack_run
 from covidlib.training import Keeper, after_epoch, compiled_network, fit, next_rate, train_fold
 
 # ------------------------------------------------------------------------------------------------------------------- the rules
@@ -121,10 +122,10 @@ def without_time(history):
     return [{key: value for key, value in row.items() if key != "minutes"} for row in history]
 
 
-def tiny_fit(volumes, profile, folder, on_epoch=None):
+def tiny_fit(volumes, profile, folder, on_epoch=None, workers=1):
     """History and final weights of a fit on three volumes, watched on the fourth."""
     model = compiled_network(profile)
-    history = fit(model, volumes[:3], volumes[3:], profile, folder, "key", on_epoch)
+    history = fit(model, volumes[:3], volumes[3:], profile, folder, "key", on_epoch, workers)
     return without_time(history), model.get_weights()
 
 
@@ -204,6 +205,11 @@ def test_fitting_again_where_all_is_done_returns_what_is_there(tmp_path, tiny_vo
     history, weights, folder = unbroken
     shutil.copytree(folder, tmp_path / "copy")
     check_same(tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path / "copy"), (history, weights))
+
+
+def test_batches_made_by_other_processes_train_the_same(tmp_path, tiny_volumes, tiny_profile, unbroken):
+    history, weights, _ = unbroken
+    check_same(tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path, workers=2), (history, weights))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ a fold
@@ -337,3 +343,23 @@ def test_one_training_step_of_the_paper_s_profile():
     assert shape == (2, 160, 160, 80, 1)
     assert 1 < loss < 10 and 0 < lungs < 1 and 0 < infection < 1
     assert np.isfinite(moved).all() and np.count_nonzero(moved) > 0.9 * len(moved)
+
+
+def test_a_packed_run_trains_without_its_scans_and_is_taken_back_as_trained(tmp_path, copied):
+    """On another machine: settings and 8-bit volumes only. Back at home the fold counts as trained."""
+    home = copied()
+    shutil.rmtree(home.fold_folder(0))
+    away = reopen_run(pack_run(home, tmp_path / "packed"))
+    assert away.data is None and away.profile == home.profile and away.folds == home.folds
+    case = home.cases[0]
+    here, there = (run.prepared([case])[0] for run in (home, away))
+    assert np.abs(here.image - there.image).max() <= np.ptp(here.image) / 510 * 1.01 and there.spacing_mm == here.spacing_mm
+    np.testing.assert_array_equal(here.labels, there.labels)
+    history = train_fold(away, 0)
+    shutil.copytree(away.fold_folder(0), home.fold_folder(0))
+    assert train_fold(home, 0) == history and not (home.folder / "fold_0.previous").exists()
+
+
+def test_a_folder_that_is_no_run_cannot_be_reopened(tmp_path):
+    with pytest.raises(DataError, match=r"no run\.json of a run"):
+        reopen_run(tmp_path)
