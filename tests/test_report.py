@@ -1,6 +1,7 @@
 """Markdown made from result files: every number in it is in the files."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from covidlib.report import (
     stored_results,
     table_1_markdown,
 )
+from covidlib.runs import ROOT
 
 NAMES = ("left lung", "right lung", "infection")
 
@@ -98,3 +100,11 @@ def test_options_are_told_with_what_they_were_measured_on(tmp_path):
     assert "over a, b after 300 steps on 3 other" in text
     assert cells(text, "slow")[1:5] == ["`training.learning_rate = 0.001`", "0.8", "0.8", "0.25"]
     assert cells(text, "base")[1] == ""
+
+
+def test_the_readme_quotes_the_stored_scores():
+    """Its table is a choice of rows of the results page's, character by character."""
+    table = means_markdown(pd.read_csv(ROOT / "results" / "surrogate" / "scores.csv")).splitlines()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    quoted = [line for line in readme if re.match(r"\| (infection|lungs|lowest)", line)]
+    assert len(quoted) >= 4 and set(quoted) <= set(table)
