@@ -301,3 +301,43 @@ def _smooth(points: np.ndarray) -> tuple[np.ndarray, ...]:
     mean, deviation = model.predict(np.log(epochs)[:, None], return_std=True)
     band = 1.96 * np.sqrt(np.maximum(deviation**2 - model.kernel_.k2.noise_level * np.var(chosen[:, 1]), 0))
     return epochs, np.exp(mean), np.exp(mean - band), np.exp(mean + band)
+
+
+def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12) -> Figure:
+    """`n` axial slices over the height of the labels (without any: of the scan), drawn over the CT; a title above them."""
+    levels = np.flatnonzero(labels.any((0, 1))) if labels.any() else np.arange(labels.shape[2])
+    chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
+    figure = step_strip([slice_panel(case, z, f"slice {z + 1}", labels) for z in chosen])
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: str) -> Figure:
+    """Prediction against truth with the line of equality; and Bland and Altman's plot: difference against mean, 95 % limits."""
+    from covidlib.quantification import agreement
+
+    truth, predicted, found = np.array(truth, float), np.array(predicted, float), agreement(truth, predicted)
+    figure, axes = _figure(1, 2, 3.6)
+    top = 1.05 * max(np.nanmax([truth, predicted]), 1e-6)
+    axes[0].plot([0, top], [0, top], color=GREY, linewidth=0.8)
+    axes[0].plot(truth, predicted, "o", color=COLORS[1], alpha=0.7)
+    axes[0].set(xlabel=f"truth, {what}", ylabel=f"prediction, {what}", title=f"correlation {found['correlation']:.3f}")
+    axes[1].plot((truth + predicted) / 2, predicted - truth, "o", color=COLORS[1], alpha=0.7)
+    for value, style in ((found["mean_difference"], "-"), (found["low"], "--"), (found["high"], "--")):
+        axes[1].axhline(value, color=ORANGE, linestyle=style)
+    title = f"mean {found['mean_difference']:+.2f}, limits {found['low']:.2f} to {found['high']:.2f}"
+    axes[1].set(xlabel=f"mean of both, {what}", ylabel="prediction − truth", title=title)
+    for place in axes:
+        place.grid()
+    return figure
+
+
+def time_course(percents: "pd.DataFrame") -> Figure:
+    """Infected percent of the lung (index: time points in order; a column a line, e.g. truth and prediction)."""
+    figure, axes = _figure(1, 1, 3)
+    for column, style, color in zip(percents, ("o-", "s--"), (GREY, COLORS[2]), strict=False):
+        axes.plot(range(len(percents)), percents[column], style, color=color, label=column)
+    axes.set(xticks=range(len(percents)), xticklabels=percents.index, ylabel="infected percent of the lung", ylim=(0, None))
+    axes.grid(axis="y")
+    axes.legend(frameon=False)
+    return figure
