@@ -192,6 +192,8 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
 
 def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, where: str) -> None:
     """DataError unless the array is one 3-D volume of numbers, its spacing is of a scan, and its affine can be inverted."""
+    import nibabel as nib
+
     if array.ndim != 3 or array.dtype.kind not in "iufb" or 0 in array.shape:
         raise DataError(
             f"{where}: shape {array.shape} of {array.dtype}; allowed: one 3-D volume of numbers; save the volume alone"
@@ -200,7 +202,8 @@ def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, 
         given = [float(f"{value:.4g}") for value in spacing_mm]
         allowed = f"positive, {SPACING_MM[0]} to {SPACING_MM[1]}"
         raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct pixdim in the header")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6
+    if singular or np.isnan(nib.io_orientation(affine)).any():  # an axis may be as good as lost
         raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")
 
 

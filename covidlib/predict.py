@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,8 +64,9 @@ class Predictor:
         for file in files:
             model = build_network(self.profile.network)
             try:
-                model.load_weights(file)
-            except (OSError, ValueError, KeyError) as error:
+                with warnings.catch_warnings(action="error", category=UserWarning):  # some layers would stay untrained
+                    model.load_weights(file)
+            except (OSError, ValueError, KeyError, UserWarning) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
             self.models.append(model)
@@ -84,8 +86,8 @@ class Predictor:
             probabilities = probabilities + predict_volume(model, prepared, settings, step) / np.float32(len(self.models))
         labels = labels_on_grid(probabilities, case.image.shape)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
-        warnings = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
-        return Prediction(case, labels, probabilities, quantities, scan.notes, warnings)
+        doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
+        return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)
 
 
 def predict_scans(
@@ -104,11 +106,13 @@ def predict_scans(
         names of the scans that failed.
 
     Raises:
-        DataError: no such weights; two scans of one name; another call at work in `out`.
+        DataError: no such weights; two scans of one name; `out` is an input; another call at work in `out`.
     """
     from covidlib.workflow import _only_one
 
     scans, folder = find_scans(inputs), Path(out)
+    if folder.resolve() in [Path(path).resolve() for path in inputs]:
+        raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
     profile, files = _weights(Path(weights))
     made_with = [profile.as_dict(), [checksum(file) for file in files], intensity]
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +159,7 @@ def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool
 
 @contextmanager
 def _reported(folder: Path, name: str, failed: list[str]) -> Iterator[None]:
-    """One bad scan must not stop the others: errors go to errors.csv; of a strange one the kind, as its text might quote a file."""
+    """One bad scan must not stop the others: errors go to errors.csv; of a strange one the kind, as its text may quote a file."""
     try:
         yield
     except Exception as error:

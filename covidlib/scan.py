@@ -3,9 +3,12 @@
 Inputs are only read. Of a DICOM header only what place and intensity need is loaded: never who the patient is.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +100,9 @@ def read_scan(
     name = name or (_name(Path(source)) if path else "scan")
     where = f"{name}: {source}" if path else name
     notes: list[str] = []
-    warnings: list[str] = []
+    doubts: list[str] = []
     if path and Path(source).is_dir():
-        array, header, affine = _read_dicom(Path(source), where, notes, warnings)
+        array, header, affine = _read_dicom(Path(source), where, notes, doubts)
     else:
         array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
@@ -113,8 +116,8 @@ def read_scan(
         np.maximum(case.image, AIR_HU, out=case.image)
     elif intensity is None:
         notes.append("taken as grey 0-255, not HU")
-    case = _judge_geometry(case, notes, warnings)
-    return Scan(case, tuple(notes), tuple(warnings))
+    case = _judge_geometry(case, notes, doubts)
+    return Scan(case, tuple(notes), tuple(doubts))
 
 
 def _is_nifti(path: Path) -> bool:
@@ -159,31 +162,31 @@ def _anonymous(header: Any) -> Any:
     return header
 
 
-def _judge_geometry(case: Case, notes: list[str], warnings: list[str]) -> Case:
+def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     """Say tilt, turn and unusual spacing. On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis."""
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
     if not np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01):
-        warnings.append("the header's spacing and its affine differ; the spacing was taken")
+        doubts.append("the header's spacing and its affine differ; the spacing was taken")
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
     if tilt > 0.5:
         notes.append(f"gantry tilt or shear of {tilt:.0f} degrees")
     if turn > 20:
-        warnings.append(f"grid turned by {turn:.0f} degrees against the patient: more than the networks have seen")
+        doubts.append(f"grid turned by {turn:.0f} degrees against the patient: more than the networks have seen")
     elif turn > 0.5:
         notes.append(f"oblique by {turn:.0f} degrees")
     x, y, z = case.spacing_mm
     if not (PIXEL_MM[0] <= min(x, y) and max(x, y) <= PIXEL_MM[1] and SLICE_MM[0] <= z <= SLICE_MM[1]):
         usual = f"{PIXEL_MM[0]} to {PIXEL_MM[1]} mm in plane, {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices"
-        warnings.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
+        doubts.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
     return replace(case, spacing_mm=(x, y, z * upright))
 
 
-def _read_dicom(folder: Path, where: str, notes: list[str], warnings: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:
+def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:
     import nibabel as nib
 
-    slices = _in_order(_chosen_series(_ct_slices(folder, where, notes), where, notes, warnings), where)
+    slices = _in_order(_chosen_series(_ct_slices(folder, where, notes), where, notes, doubts), where)
     affine = _affine(slices)
     array = np.empty((*slices[0].shape, len(slices)), np.float32)
     for index, one in enumerate(slices):
@@ -196,49 +199,32 @@ def _read_dicom(folder: Path, where: str, notes: list[str], warnings: list[str])
 
 def _ct_slices(folder: Path, where: str, notes: list[str]) -> list[_Slice]:
     """CT slices of all files below a folder; other DICOM and other files are left out."""
-    slices, others, strange = [], set(), 0
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        header = _header(path, where)
-        modality = re.sub("[^A-Z]", "", str(header.get("Modality", "")))[:16] if header else ""
-        if modality == "CT":
-            slices += [] if "LOCALIZER" in str(header.get("ImageType", "")) else [_slice(path, header, where)]
-        elif header:
-            others.add(modality or "unknown")
-        else:
-            strange += 1
+    read = [_read_slice(p, f"{where}: {p.name}") for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    slices, strange = [one for one in read if isinstance(one, _Slice)], read.count("")
     if not slices:
-        found = f"DICOM of {', '.join(sorted(others))}" if others else f"{strange} other files"
-        raise DataError(f"{where}: no CT slice found ({found}); allowed: .nii or .nii.gz files, or a CT series as DICOM")
+        others = ", ".join(sorted({f"DICOM of {one}" for one in read if one})) or f"{strange} other files"
+        raise DataError(f"{where}: no CT slice found ({others}); allowed: .nii or .nii.gz files, or a CT series as DICOM")
     if strange:
         notes.append(f"{strange} files that are not DICOM left out")
     return slices
 
 
-def _header(path: Path, where: str) -> Any:
-    """The few elements of PLACE, or None where the file is not DICOM."""
-    try:
-        return _dicom(path, PLACE, stop_before_pixels=True)
-    except Exception as error:  # of pydicom's many kinds; their texts may quote the file, so only the kind is said
-        if type(error).__name__ == "InvalidDicomError" and path.suffix.lower() not in (".dcm", ".ima"):
-            return None
-        reason = type(error).__name__
-        raise DataError(f"{where}: {path.name} is not a whole DICOM file ({reason}); export the series again") from None
-
-
-def _dicom(path: Path, tags: Sequence[str], **options: Any) -> Any:
-    import warnings
-
+def _read_slice(path: Path, where: str) -> _Slice | str:
+    """A slice's place and size; of other DICOM what it is; "" of other files. DataError where a CT slice is not whole."""
     import pydicom
 
-    with warnings.catch_warnings(action="ignore"):  # they quote what is in the file
-        return pydicom.dcmread(path, specific_tags=list(tags), **options)
-
-
-def _slice(path: Path, header: Any, where: str) -> _Slice:
-    """Place and size of a slice. DataError where the header lacks them."""
-    try:
+    with _guarded(f"{where} is not a whole DICOM file with position, orientation, spacing, size and series", "export it again"):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PLACE))
+        except pydicom.errors.InvalidDicomError:
+            if path.suffix.lower() in (".dcm", ".ima"):
+                raise
+            return ""
+        modality = re.sub("[^A-Z]", "", str(header.get("Modality", "")))[:16] or "unknown kind"
+        if modality != "CT" or "LOCALIZER" in str(header.get("ImageType", "")):
+            return modality
         if int(header.get("NumberOfFrames") or 1) > 1 or int(header.SamplesPerPixel) != 1:
-            raise DataError(f"{where}: {path.name} holds frames or colors; allowed: one grey slice a file; convert it to NIfTI")
+            raise DataError(f"{where} holds frames or colors; allowed: one grey slice a file; convert it to NIfTI")
         rows_mm, columns_mm = map(float, header.PixelSpacing)
         one = _Slice(
             path=path,
@@ -251,18 +237,25 @@ def _slice(path: Path, header: Any, where: str) -> _Slice:
             thickness_mm=float(header.get("SliceThickness") or 0),
             shape=(int(header.Columns), int(header.Rows)),
         )
-    except DataError:
-        raise
-    except Exception as error:  # a missing or malformed element, in one of pydicom's many ways
-        reason = type(error).__name__
-        wanted = "position, orientation, spacing, size and series"
-        raise DataError(f"{where}: {path.name} lacks {wanted} ({reason}); export it again") from None
     if not np.allclose(one.directions @ one.directions.T, np.eye(2), atol=1e-3) or not np.isfinite(one.corner).all():
-        raise DataError(f"{where}: {path.name} has an orientation that is none; export it again")
+        raise DataError(f"{where} has an orientation that is none; export it again")
     return one
 
 
-def _chosen_series(slices: list[_Slice], where: str, notes: list[str], warnings: list[str]) -> list[_Slice]:
+@contextmanager
+def _guarded(problem: str, advice: str) -> Iterator[None]:
+    """pydicom fails and warns in many ways, and may quote the file: of a failure its kind is said, of a warning nothing."""
+    logging.getLogger("pydicom").disabled = True
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{problem} ({type(error).__name__}); {advice}") from None
+
+
+def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: list[str]) -> list[_Slice]:
     """The largest axial series; says which, and warns where another is as large."""
     if len({one.study for one in slices}) > 1:
         raise DataError(f"{where}: slices of several studies; give the folder of one study")
@@ -274,7 +267,7 @@ def _chosen_series(slices: list[_Slice], where: str, notes: list[str], warnings:
     if others:
         notes.append(f"took {_said(chosen)}, not {', '.join(map(_said, others))}")
     if others and len(others[0]) == len(chosen) and _axial(others[0]) == _axial(chosen):
-        warnings.append(f"ambiguous: {_said(chosen)} was taken, {_said(others[0])} is as large")
+        doubts.append(f"ambiguous: {_said(chosen)} was taken, {_said(others[0])} is as large")
     return chosen
 
 
@@ -322,18 +315,14 @@ def _affine(slices: list[_Slice]) -> np.ndarray:
 
 def _hu(one: _Slice, where: str) -> np.ndarray:
     """A slice (column, row) in HU by its own slope and intercept; padding becomes air."""
-    try:
-        data = _dicom(one.path, PIXELS)
-        stored = data.pixel_array
+    import pydicom
+
+    with _guarded(f"{where}: {one.path.name}: pixels cannot be decoded", "decompress it (gdcmconv --raw) or export it again"):
+        data = pydicom.dcmread(one.path, specific_tags=list(PIXELS))
+        stored = data.pixel_array.reshape(one.shape[::-1])
         hu = stored.astype(np.float32) * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
         if data.get("PixelPaddingValue") is not None:
             ends = [data.PixelPaddingValue, data.get("PixelPaddingRangeLimit", data.PixelPaddingValue)]
             low, high = sorted(np.array(ends).astype(stored.dtype))  # may be written with the other sign
             hu[(stored >= low) & (stored <= high)] = AIR_HU
-        if hu.shape != one.shape[::-1]:
-            raise ValueError("pixels")
-    except Exception as error:  # of pydicom's many kinds; their texts may quote the file, so only the kind is said
-        reason = type(error).__name__
-        advice = "decompress it (gdcmconv --raw) or export it again"
-        raise DataError(f"{where}: {one.path.name}: pixels cannot be decoded ({reason}); {advice}") from None
     return hu.T

@@ -160,8 +160,8 @@ def lose(key):
         (break_slice(2, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "0014_1.dcm has an orientation that is none"),
         (break_slice(2, PixelData=b"12"), "0014_1.dcm: pixels cannot be decoded (ValueError); decompress it"),
         (lambda data, z: setattr(data, "Modality", "MR"), "no CT slice found (DICOM of MR); allowed"),
-        (lose("ImagePositionPatient"), "0014_1.dcm lacks position, orientation, spacing, size and series"),
-        (lose("PixelSpacing"), "0014_1.dcm lacks position"),
+        (lose("ImagePositionPatient"), "0014_1.dcm is not a whole DICOM file with position"),
+        (lose("PixelSpacing"), "0014_1.dcm is not a whole DICOM file with position"),
     ],
 )
 def test_dicom_that_is_no_volume_is_refused(tmp_path, edit, words):
