@@ -6,6 +6,7 @@ in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -303,11 +304,17 @@ def _smooth(points: np.ndarray) -> tuple[np.ndarray, ...]:
     return epochs, np.exp(mean), np.exp(mean - band), np.exp(mean + band)
 
 
-def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12) -> Figure:
-    """`n` axial slices over the height of the labels (without any: of the scan), drawn over the CT; a title above them."""
-    levels = np.flatnonzero(labels.any((0, 1))) if labels.any() else np.arange(labels.shape[2])
+def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: float = 15) -> Figure:
+    """`n` axial slices of CT and labels under a title, cut to where labels are and a margin; without any: the whole scan."""
+    marked = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    levels = marked[2] if len(marked[2]) else np.arange(labels.shape[2])
+    cut = []
+    for axis in (0, 1):
+        margin = int(margin_mm / case.spacing_mm[axis])
+        cut.append(slice(max(0, marked[axis][0] - margin), marked[axis][-1] + margin + 1) if len(marked[axis]) else slice(None))
+    shown = replace(case, image=case.image[tuple(cut)])
     chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
-    figure = step_strip([slice_panel(case, z, f"slice {z + 1}", labels) for z in chosen])
+    figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -318,7 +325,7 @@ def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: st
 
     truth, predicted, found = np.array(truth, float), np.array(predicted, float), agreement(truth, predicted)
     figure, axes = _figure(1, 2, 3.6)
-    top = 1.05 * max(np.nanmax([truth, predicted]), 1e-6)
+    top = 1.05 * np.nanmax([truth, predicted], initial=1e-6)
     axes[0].plot([0, top], [0, top], color=GREY, linewidth=0.8)
     axes[0].plot(truth, predicted, "o", color=COLORS[1], alpha=0.7)
     axes[0].set(xlabel=f"truth, {what}", ylabel=f"prediction, {what}", title=f"correlation {found['correlation']:.3f}")
