@@ -22,10 +22,10 @@ SPACING = (4.0, 4.0, 6.0)
 
 
 def chest(shape: tuple[int, int, int] = (80, 64, 24)) -> np.ndarray:
-    """HU of a drawn chest of SPACING: an oval body, two lungs that differ, a hazy block in the right one, low on the back."""
+    """HU of a drawn chest of SPACING: an oval body, two lungs that differ, a hazy block in the left one, low on the back."""
     x, y, z = np.indices(shape) / np.array(shape)[:, None, None, None]
     hu = np.where(((x - 0.5) / 0.45) ** 2 + ((y - 0.5) / 0.4) ** 2 < 1, 40, -1000)
-    for middle, width in ((0.3, 0.15), (0.72, 0.12)):  # x grows to the patient's left
+    for middle, width in ((0.3, 0.15), (0.72, 0.12)):  # x grows to the patient's right
         hu[((x - middle) / width) ** 2 + ((y - 0.5) / 0.28) ** 2 + ((z - 0.5) / 0.55) ** 2 < 1] = -850
     hu[(abs(x - 0.3) < 0.08) & (abs(y - 0.35) < 0.1) & (abs(z - 0.3) < 0.15)] = -550
     return hu.astype(np.int16)
