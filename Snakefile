@@ -34,7 +34,8 @@ TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "t
 rule all:
     input:
         [str(RUN / "notebooks" / f"{page}.ipynb") for page in
-         ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures")],
+         ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures",
+          "07_quantification")],
         [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
 
 
@@ -81,6 +82,14 @@ rule figures:
     input: rules.evaluation.output, PROFILE, notebook("06_figures"), modules(*TRAINING, "metrics", "figures")
     output: str(RUN / "notebooks" / "06_figures.ipynb")
     shell: f"{COVIDLIB} notebook 06_figures {CHOSEN} {ONLY}"
+
+
+rule quantification:
+    input:
+        rules.evaluation.output, PROFILE, notebook("07_quantification"),
+        modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer"),
+    output: str(RUN / "notebooks" / "07_quantification.ipynb")
+    shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"
 
 
 rule book:

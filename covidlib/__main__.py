@@ -37,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--book", action="store_true", help="build the HTML book from the run, too")
     run.set_defaults(command=_run)
 
+    predict = verbs.add_parser("predict", help="mark lungs and infection in scans of your own; say how much is infected")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help=".nii, .nii.gz, a folder of them, or of a DICOM series")
+    predict.add_argument("--out", required=True, metavar="DIR", help="folder for labels, overlays and quantification.csv")
+    predict.add_argument("--weights", default="", metavar="DIR", help="a run's folder (default: the weights of this package)")
+    predict.add_argument("--intensity", choices=("hu", "grey"), help="overrules the detection")
+    predict.add_argument("--probabilities", action="store_true", help="write the probabilities of the classes, too")
+    predict.set_defaults(command=_predict)
+
     check = verbs.add_parser("check", help="list every problem of a data folder; exit code 1 if there is one")
     check.add_argument("folder", metavar="DIR")
     check.set_defaults(command=_check)
@@ -107,6 +115,15 @@ def _run(given: argparse.Namespace) -> None:
 
     folder = run_all(given.profile, given.data, given.out, given.folds, given.cores, given.book)
     sys.stdout.write(f"results: {folder}/scores.csv, manifest.json; notebooks: {folder}/notebooks\n")
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from covidlib.predict import SHIPPED, predict_scans
+
+    failed = predict_scans(given.inputs, given.out, given.weights or SHIPPED, given.intensity, given.probabilities)
+    sys.stdout.write(f"{len(failed)} failed, see errors.csv; " if failed else "")
+    sys.stdout.write(f"results: {given.out}/quantification.csv\n")
+    return 1 if failed else 0
 
 
 def _check(given: argparse.Namespace) -> int:

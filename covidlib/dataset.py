@@ -186,17 +186,25 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
         raise DataError(f"{where}: not a whole NIfTI file ({reason}); copy or download it again") from error
     except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError) as error:
         raise DataError(f"{where}: NIfTI header refused ({error}); write the file again") from error
+    check_volume(array, spacing, image.affine, where)
+    return array, image.header, image.affine
+
+
+def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, where: str) -> None:
+    """DataError unless the array is one 3-D volume of numbers, its spacing is of a scan, and its affine can be inverted."""
+    import nibabel as nib
+
     if array.ndim != 3 or array.dtype.kind not in "iufb" or 0 in array.shape:
         raise DataError(
             f"{where}: shape {array.shape} of {array.dtype}; allowed: one 3-D volume of numbers; save the volume alone"
         )
-    if not ((spacing >= SPACING_MM[0]) & (spacing <= SPACING_MM[1])).all():
-        given = [float(f"{value:.4g}") for value in spacing]
+    if not ((spacing_mm >= SPACING_MM[0]) & (spacing_mm <= SPACING_MM[1])).all():
+        given = [float(f"{value:.4g}") for value in spacing_mm]
         allowed = f"positive, {SPACING_MM[0]} to {SPACING_MM[1]}"
         raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct pixdim in the header")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6
+    if singular or np.isnan(nib.io_orientation(affine)).any():  # an axis may be as good as lost
         raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")
-    return array, image.header, image.affine
 
 
 def detect_intensity(image: np.ndarray) -> str | None:
@@ -301,7 +309,7 @@ def _image_problems(image: np.ndarray, kind: str | None, where: str) -> Iterator
     elif kind is None:
         yield (
             f"{where}: values {image.min():g} to {image.max():g} are neither HU (air below -500) nor grey 0-255; "
-            "apply the rescale slope, or name the kind under data.intensity in the profile"
+            "apply the rescale slope, or name the kind (--intensity, or data.intensity in the profile)"
         )
     elif kind not in ("hu", "grey"):
         yield f"{where}: intensity {kind!r}; allowed: hu, grey"

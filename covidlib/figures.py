@@ -6,6 +6,7 @@ in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -301,3 +302,50 @@ def _smooth(points: np.ndarray) -> tuple[np.ndarray, ...]:
     mean, deviation = model.predict(np.log(epochs)[:, None], return_std=True)
     band = 1.96 * np.sqrt(np.maximum(deviation**2 - model.kernel_.k2.noise_level * np.var(chosen[:, 1]), 0))
     return epochs, np.exp(mean), np.exp(mean - band), np.exp(mean + band)
+
+
+def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: float = 15) -> Figure:
+    """`n` axial slices of CT and labels under a title, cut to where labels are and a margin; without any: the whole scan."""
+    marked = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    levels = marked[2] if len(marked[2]) else np.arange(labels.shape[2])
+    cut = []
+    for axis in (0, 1):
+        margin = int(margin_mm / case.spacing_mm[axis])
+        cut.append(slice(max(0, marked[axis][0] - margin), marked[axis][-1] + margin + 1) if len(marked[axis]) else slice(None))
+    shown = replace(case, image=case.image[tuple(cut)])
+    chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
+    figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: str) -> Figure:
+    """Prediction against truth with the line of equality; and Bland and Altman's plot: difference against mean, 95 % limits."""
+    from covidlib.quantification import agreement
+
+    truth, predicted, found = np.array(truth, float), np.array(predicted, float), agreement(truth, predicted)
+    figure, axes = _figure(1, 2, 3.6)
+    top = 1.05 * np.nanmax([truth, predicted], initial=1e-6)
+    axes[0].plot([0, top], [0, top], color=GREY, linewidth=0.8)
+    axes[0].plot(truth, predicted, "o", color=COLORS[1], alpha=0.7)
+    axes[0].set(xlabel=f"truth, {what}", ylabel=f"prediction, {what}", title=f"correlation {found['correlation']:.3f}")
+    axes[1].plot((truth + predicted) / 2, predicted - truth, "o", color=COLORS[1], alpha=0.7)
+    for value, style in ((found["mean_difference"], "-"), (found["low"], "--"), (found["high"], "--")):
+        axes[1].axhline(value, color=ORANGE, linestyle=style)
+    title = f"mean {found['mean_difference']:+.3g}, limits {found['low']:.3g} to {found['high']:.3g}"
+    axes[1].set(xlabel=f"mean of both, {what}", ylabel="prediction − truth", title=title)
+    for place in axes:
+        place.grid()
+    return figure
+
+
+def time_course(percents: "pd.DataFrame") -> Figure:
+    """Infected percent of the lung (index: time points in order; a column a line, e.g. truth and prediction)."""
+    figure, axes = _figure(1, 1, 3)
+    for column, style, color in zip(percents, ("o-", "s--"), (GREY, COLORS[2]), strict=False):
+        axes.plot(range(len(percents)), percents[column], style, color=color, label=column)
+    axes.set(xticks=range(len(percents)), xticklabels=percents.index, ylabel="infected percent of the lung", ylim=(0, None))
+    axes.margins(x=0.3)
+    axes.grid(axis="y")
+    axes.legend(frameon=False)
+    return figure

@@ -243,3 +243,28 @@ def test_class_balance_in_percent() -> None:
     assert [bar.get_width() for bar in scan.patches] == pytest.approx([80, 90, 10, 5, 5, 5, 5, 0])
     assert [bar.get_width() for bar in lung.patches] == pytest.approx([25, 0])
     assert (scan.get_xlabel(), lung.get_xlabel()) == ("percent of the scan", "infected percent of the lung")
+
+
+def test_overlay_shows_the_height_of_the_labels(case):
+    labels = np.zeros(case.image.shape, np.uint8)
+    labels[0, 0, 1:4] = 1
+    figure = F.overlay(case, labels, "case_a: 1 % infected")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["slice 2", "slice 3", "slice 4"] and figure.get_suptitle() == "case_a: 1 % infected"
+    assert len([axes for axes in F.overlay(case, np.zeros_like(labels), "").axes if axes.get_title()]) == 5  # none: all slices
+
+
+def test_agreement_chart_draws_points_mean_and_limits():
+    figure = F.agreement_chart([10, 20, 30], [11, 23, 32], "mL")
+    scatter, bland_altman = figure.axes
+    np.testing.assert_array_equal(scatter.lines[1].get_xydata(), [[10, 11], [20, 23], [30, 32]])
+    np.testing.assert_array_equal(bland_altman.lines[0].get_xydata(), [[10.5, 1], [21.5, 3], [31, 2]])
+    assert [line.get_ydata()[0] for line in bland_altman.lines[1:]] == pytest.approx([2, 0.04, 3.96])
+    assert scatter.get_xlabel() == "truth, mL"
+
+
+def test_time_course_has_a_line_a_column():
+    table = pd.DataFrame({"truth": [10.0, 5.0], "prediction": [11.0, 4.0]}, index=["first", "second"])
+    (axes,) = F.time_course(table).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[10, 5], [11, 4]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]

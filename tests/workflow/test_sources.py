@@ -9,8 +9,8 @@ SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 COMMON = ["profile", "data", "out", "overrides"]
 
 
-def test_all_six_are_there():
-    assert [path.stem[:2] for path in SOURCES][:6] == ["01", "02", "03", "04", "05", "06"]
+def test_all_seven_are_there():
+    assert [path.stem[:2] for path in SOURCES][:7] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.fixture(params=SOURCES, ids=lambda path: path.stem)

@@ -1,0 +1,263 @@
+"""Scans of anyone's in; labels, overlay and quantities out: `Predictor` for one, `predict_scans` for many."""
+
+import csv
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
+from covidlib.errors import DataError
+from covidlib.files import checksum, fingerprint, read_json, whole_file
+from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
+from covidlib.profile import Preprocessing, Profile, _build
+from covidlib.quantification import quantify
+from covidlib.scan import Scan, find_scans, read_scan
+
+SHIPPED = Path(__file__).with_name("weights")
+LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
+LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
+log = logging.getLogger("covidlib")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scan's result.
+
+    case: the scan in RAS+; labels uint8 (x, y, z) on its grid; probabilities float32 (x, y, z, 4) on the working grid;
+    quantities as `quantify` gives them; notes and warnings in words.
+    """
+
+    case: Case
+    labels: np.ndarray
+    probabilities: np.ndarray
+    quantities: dict[str, float | int | str]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class Predictor:
+    """The networks of a weights folder, loaded once; called with a scan, it gives a Prediction.
+
+        predictor = Predictor()
+        result = predictor("scan.nii.gz")
+        view(result.case, result.labels)
+    """
+
+    def __init__(self, weights: str | Path = SHIPPED):
+        """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble.
+
+        Raises:
+            DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.
+        """
+        from covidlib.network import build_network
+
+        self.profile, files = _weights(Path(weights))
+        self.models = []
+        for file in files:
+            model = build_network(self.profile.network)
+            try:
+                with warnings.catch_warnings(action="error", category=UserWarning):  # some layers would stay untrained
+                    model.load_weights(file)
+            except (OSError, ValueError, KeyError, UserWarning) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
+            self.models.append(model)
+
+    def __call__(self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None) -> Prediction:
+        """Predict one scan; arguments and errors as `covidlib.scan.read_scan`."""
+        return self.predict(read_scan(source, spacing_mm, intensity))
+
+    def predict(self, scan: Scan) -> Prediction:
+        """Mean probabilities of the networks, labels on the scan's own grid, and what is to be said about them."""
+        from covidlib.inference import predict_volume
+
+        case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
+        settings, step = self.profile.inference, self.profile.network.smallest_step
+        probabilities = np.float32(0)
+        for model in self.models:
+            probabilities = probabilities + predict_volume(model, prepared, settings, step) / np.float32(len(self.models))
+        labels = labels_on_grid(probabilities, case.image.shape)
+        quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
+        doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
+        return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)
+
+
+def predict_scans(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    weights: str | Path = SHIPPED,
+    intensity: str | None = None,
+    probabilities: bool = False,
+) -> list[str]:
+    """Predict many scans, one after the other, into a folder.
+
+    Writes <name>_labels.nii.gz, <name>_overlay.png, on request <name>_probabilities.nii.gz, and a row of quantification.csv;
+    errors go to errors.csv. A scan whose file, weights and settings are those of its row is left as it is.
+
+    Returns:
+        names of the scans that failed.
+
+    Raises:
+        DataError: no such weights; two scans of one name; `out` is an input; another call at work in `out`.
+    """
+    from covidlib.workflow import _only_one
+
+    scans, folder = find_scans(inputs), Path(out)
+    if folder.resolve() in [Path(path).resolve() for path in inputs]:
+        raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
+    profile, files = _weights(Path(weights))
+    made_with = [profile.as_dict(), [checksum(file) for file in files], intensity]
+    folder.mkdir(parents=True, exist_ok=True)
+    failed, predictor, started, worked = [], None, time.monotonic(), 0
+    with _only_one(folder):
+        for number, (name, path) in enumerate(scans.items(), 1):
+            key = fingerprint([made_with, _stamp(path)], "scan", "predict", "quantification", "inference", "preprocessing")[:12]
+            if _is_finished(folder, name, key, probabilities):
+                log.info("%d of %d, %s: finished before", number, len(scans), name)
+                continue
+            predictor = predictor or Predictor(weights)
+            with _reported(folder, name, failed):
+                said = _predict_one(predictor, name, path, folder, key, intensity, probabilities)
+                worked += 1
+                left = (time.monotonic() - started) / worked * (len(scans) - number) / 60
+                log.info("%d of %d, %s: %s; about %.0f minutes left", number, len(scans), name, said, left)
+    return failed
+
+
+def _weights(folder: Path) -> tuple[Profile, list[Path]]:
+    """Settings and weight files of a run's folder."""
+    files = sorted(folder.glob("fold_*/model.weights.h5"))
+    if not files or not (folder / "run.json").is_file():
+        layout = "run.json and fold_<k>/model.weights.h5"
+        raise DataError(f"{folder}: no weights; expected a run's folder with {layout}; --weights names another")
+    try:
+        given = read_json(folder / "run.json")["profile"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'run.json'}: holds no profile ({type(error).__name__}); take a whole run") from error
+    return _build(Profile, given, "run.json", ""), files
+
+
+def _stamp(path: Path) -> list[Any]:
+    """What changes when a file, or a folder's files, do: path, size and time of change."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(p.absolute()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
+
+
+def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:
+    endings = ("labels.nii.gz", "overlay.png", *(["probabilities.nii.gz"] if probabilities else []))
+    row = _rows(folder / "quantification.csv").get(name)
+    return bool(row) and row.get("key") == key and all((folder / f"{name}_{ending}").is_file() for ending in endings)
+
+
+@contextmanager
+def _reported(folder: Path, name: str, failed: list[str]) -> Iterator[None]:
+    """One bad scan must not stop the others: errors go to errors.csv; of a strange one the kind, as its text may quote a file."""
+    try:
+        yield
+    except Exception as error:
+        strange = f"{name}: {type(error).__name__}; an error of the program, or of the machine (disk, memory)"
+        reason = str(error) if isinstance(error, DataError) else strange
+        log.debug("%s", name, exc_info=True)
+        log.info("%s", reason)
+        failed.append(name)
+        _put_row(folder / "errors.csv", name, {"error": reason})
+    else:
+        _put_row(folder / "errors.csv", name, None)
+
+
+def _predict_one(
+    predictor: Predictor, name: str, path: Path, folder: Path, key: str, intensity: str | None, probabilities: bool
+) -> str:
+    """Predict a scan and write all of its files, the row of the table last; returns a line about it."""
+    result = predictor.predict(read_scan(path, intensity=intensity, name=name))
+    said = _sentence(result)
+    save_labels(result.labels, result.case, folder / f"{name}_labels.nii.gz")
+    _save_overlay(result, said, folder / f"{name}_overlay.png")
+    if probabilities:
+        _save_probabilities(result, folder / f"{name}_probabilities.nii.gz")
+    size = {f"{axis}_mm": length for axis, length in zip("xyz", result.case.spacing_mm, strict=True)}
+    remarks = {"warnings": "; ".join(result.warnings), "notes": "; ".join(result.notes)}
+    row = {**result.quantities, **remarks, "intensity": result.case.intensity, **size, "key": key}
+    _put_row(folder / "quantification.csv", name, row)
+    return said
+
+
+def _sentence(result: Prediction) -> str:
+    found = result.quantities
+    percent = f"{found['infected_percent']:.1f} % of {found['lung_ml']:.0f} mL lung infected"
+    return "; ".join([percent if found["lung_ml"] else "no lungs found", *(f"WARNING: {text}" for text in result.warnings)])
+
+
+def _save_overlay(result: Prediction, said: str, path: Path) -> None:
+    from covidlib.figures import overlay
+
+    title = "\n".join([f"{result.case.id}: {said}".replace("; WARNING", "\nWARNING"), "Not for clinical use."])
+    with whole_file(path) as temporary:
+        overlay(result.case, result.labels, title).savefig(temporary, dpi=150)
+
+
+def _save_probabilities(result: Prediction, path: Path) -> None:
+    """4-D NIfTI on the scan's grid, classes last, stored as uint8 in steps of 1/255."""
+    import nibabel as nib
+
+    case = result.case
+    stored = np.empty((*to_stored_order(case.image, case).shape, len(CLASSES)), np.uint8)
+    for label in range(len(CLASSES)):
+        share = resample(result.probabilities[..., label], case.image.shape, "linear", low_pass=False)
+        stored[..., label] = np.rint(255 * to_stored_order(share, case))
+    image = nib.Nifti1Image(stored, case.affine, case.header)
+    image.header.set_slope_inter(1 / 255, 0)
+    image.set_data_dtype(np.uint8)
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _rows(path: Path) -> dict[str, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
+def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
+    """Add, replace or, with None, remove a scan's row of a table; a table without rows is no file."""
+    rows = _rows(path)
+    if row is None and name not in rows:
+        return
+    rows.pop(name, None)
+    if row is not None:
+        rows[name] = {"scan": name, **{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}}
+    if not rows:
+        path.unlink()
+        return
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(next(reversed(rows.values()))), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows.values())
+
+
+def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:
+    """Why this may be no whole chest, or not one such as the networks were trained on."""
+    voxel_ml = float(np.prod(case.spacing_mm)) / 1000
+    grey = to_grey(case.image, case.intensity, settings)
+    lung_like_ml = voxel_ml * np.count_nonzero((grey > LUNG_GREY[0]) & (grey < LUNG_GREY[1]))
+    if lung_like_ml < LUNGS_ML[0]:
+        yield f"hardly anything as dark as lung in it ({lung_like_ml:.0f} mL): a head, an abdomen, another kind of intensity?"
+    if found["lung_ml"] < LUNGS_ML[0]:
+        yield f"lungs of {found['lung_ml']:.0f} mL found: no chest, or a small part of one"
+        return
+    if found["lung_ml"] > LUNGS_ML[1]:
+        yield f"lungs of {found['lung_ml']:.0f} mL found: more than a chest holds"
+    smaller, larger = sorted((found["left_lung_ml"], found["right_lung_ml"]))
+    if smaller < 0.2 * larger:
+        yield f"one lung of {larger:.0f} mL and one of {smaller:.0f} mL found"
+    if float(np.median(grey[labels > 0])) > LUNG_GREY[1]:
+        yield "what was marked as lung is mostly not as dark as lung"

@@ -1,0 +1,328 @@
+"""Anyone's scan in, a Case without labels out, and what is to be said about it: a NIfTI file, a DICOM series, an array.
+
+Inputs are only read. Of a DICOM header only what place and intensity need is loaded: never who the patient is.
+"""
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidlib.dataset import HU_RANGE, Case, _image_problems, check_volume, detect_intensity, make_case, read_volume
+from covidlib.errors import DataError
+
+NIFTI = r"\.nii(\.gz)?$"
+AIR_HU = -1024.0  # scanners write nothing below it but padding
+PIXEL_MM, SLICE_MM = (0.4, 2.6), (0.5, 10.0)  # of the data that the networks were trained on, and what they cope with
+PLACE = (
+    "Modality", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+)  # fmt: skip
+PIXELS = (
+    "PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A case without labels; `notes` say how it came, `warnings` why its result may be wrong."""
+
+    case: Case
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Where one DICOM file's slice lies (mm, LPS): corner (3), directions of growing column and row (2, 3), spacing likewise."""
+
+    path: Path
+    study: str
+    series: str
+    number: int
+    corner: np.ndarray
+    directions: np.ndarray
+    spacing_mm: tuple[float, float]
+    thickness_mm: float
+    shape: tuple[int, int]
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Direction across the slice."""
+        return np.cross(*self.directions)
+
+
+def find_scans(inputs: Iterable[str | Path]) -> dict[str, Path]:
+    """Scans by name, in order: NIfTI files, those of folders, and folders without any as DICOM series.
+
+    The name is that of the file or folder; with the folder above it where two would be called the same.
+
+    Raises:
+        DataError: two scans of one name even so.
+    """
+    paths = []
+    for path in map(Path, inputs):
+        found = sorted(p for p in path.iterdir() if _is_nifti(p)) if path.is_dir() else []
+        paths += found or [path]
+    names = [_name(path) for path in paths]
+    above = [path.resolve().parent.name for path in paths]
+    unique = [n if names.count(n) == 1 else f"{folder}_{n}" for n, folder in zip(names, above, strict=True)]
+    twice = sorted({name for name in unique if unique.count(name) > 1})
+    if twice:
+        raise DataError(f"{', '.join(twice)}: more than one scan of that name; give each once, or predict into separate folders")
+    return dict(zip(unique, paths, strict=True))
+
+
+def read_scan(
+    source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None, name: str | None = None
+) -> Scan:
+    """Read and check one scan.
+
+    Args:
+        source: path of a NIfTI file or of a folder with a DICOM series; a nibabel image; or an array (x, y, z) in RAS+.
+        spacing_mm: of an array, along x, y, z.
+        intensity: "hu" or "grey" to overrule the detection.
+        name: the case's id; default: the name of the file or folder.
+
+    Raises:
+        DataError: one line per problem: unreadable, not one 3-D volume, NaN, constant, neither HU nor grey; of DICOM: not CT,
+            several studies, slices that are missing, double or of mixed orientation or size, pixels that cannot be decoded.
+    """
+    path = isinstance(source, str | Path)
+    name = name or (_name(Path(source)) if path else "scan")
+    where = f"{name}: {source}" if path else name
+    notes: list[str] = []
+    doubts: list[str] = []
+    if path and Path(source).is_dir():
+        array, header, affine = _read_dicom(Path(source), where, notes, doubts)
+    else:
+        array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        array = _without_padding(array.astype(np.float32, copy=False), notes)
+    kind = intensity or detect_intensity(array)
+    problems = list(_image_problems(array, kind, where))
+    if problems:
+        raise DataError("\n".join(problems))
+    case = make_case(name, array, affine, _anonymous(header), str(kind))
+    if kind == "hu":
+        np.maximum(case.image, AIR_HU, out=case.image)
+    elif intensity is None:
+        notes.append("taken as grey 0-255, not HU")
+    case = _judge_geometry(case, notes, doubts)
+    return Scan(case, tuple(notes), tuple(doubts))
+
+
+def _is_nifti(path: Path) -> bool:
+    return bool(re.search(NIFTI, path.name)) and not path.name.startswith(".")
+
+
+def _name(path: Path) -> str:
+    return re.sub(NIFTI, "", Path(os.path.abspath(path)).name)
+
+
+def _in_memory(source: Any, spacing_mm: Sequence[float] | None, where: str) -> tuple[np.ndarray, Any, np.ndarray]:
+    import nibabel as nib
+
+    if hasattr(source, "dataobj"):
+        array, affine, spacing_mm = np.asanyarray(source.dataobj), source.affine, source.header.get_zooms()[:3]
+    elif spacing_mm is None or len(spacing_mm) != 3:
+        raise DataError(f"{where}: spacing_mm is {spacing_mm}; an array needs three lengths in mm, along x, y, z")
+    else:
+        array, affine = np.asarray(source), np.diag([*spacing_mm, 1.0])
+    check_volume(array, np.array(spacing_mm), affine, where)
+    header = nib.Nifti1Image(np.zeros(array.shape, np.uint8), affine).header
+    return array, header, affine
+
+
+def _without_padding(array: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Far below any HU there may be one value only, that of voxels outside the field of view: these become air."""
+    outside = array < HU_RANGE[0]
+    values = array[outside]
+    if values.size in (0, array.size) or (values != values[0]).any():
+        return array
+    notes.append(f"padding of {values[0]:g} taken as air")
+    return np.where(outside, np.float32(AIR_HU), array)
+
+
+def _anonymous(header: Any) -> Any:
+    """The header without extensions and free text, where converters leave a patient's name."""
+    header = header.copy()
+    header.extensions.clear()
+    for key in ("data_type", "db_name", "descrip", "aux_file", "intent_name"):
+        if key in header:
+            header[key] = b""
+    return header
+
+
+def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
+    """Say tilt, turn and unusual spacing. On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis."""
+    lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
+    axes = case.affine[:3, :3] / lengths
+    if not np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01):
+        doubts.append("the header's spacing and its affine differ; the spacing was taken")
+    upright = abs(float(np.linalg.det(axes)))
+    tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
+    if tilt > 0.5:
+        notes.append(f"gantry tilt or shear of {tilt:.0f} degrees")
+    if turn > 20:
+        doubts.append(f"grid turned by {turn:.0f} degrees against the patient: more than the networks have seen")
+    elif turn > 0.5:
+        notes.append(f"oblique by {turn:.0f} degrees")
+    x, y, z = case.spacing_mm
+    if not (PIXEL_MM[0] <= min(x, y) and max(x, y) <= PIXEL_MM[1] and SLICE_MM[0] <= z <= SLICE_MM[1]):
+        usual = f"{PIXEL_MM[0]} to {PIXEL_MM[1]} mm in plane, {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices"
+        doubts.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
+    return replace(case, spacing_mm=(x, y, z * upright))
+
+
+def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:
+    import nibabel as nib
+
+    slices = _in_order(_chosen_series(_ct_slices(folder, where, notes), where, notes, doubts), where)
+    affine = _affine(slices)
+    array = np.empty((*slices[0].shape, len(slices)), np.float32)
+    for index, one in enumerate(slices):
+        array[:, :, index] = _hu(one, where)
+    header = nib.Nifti1Image(array, affine).header
+    header.set_xyzt_units("mm")
+    check_volume(array, np.array(header.get_zooms()), affine, where)
+    return array, header, affine
+
+
+def _ct_slices(folder: Path, where: str, notes: list[str]) -> list[_Slice]:
+    """CT slices of all files below a folder; other DICOM and other files are left out."""
+    read = [_read_slice(p, f"{where}: {p.name}") for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    slices, strange = [one for one in read if isinstance(one, _Slice)], read.count("")
+    if not slices:
+        others = ", ".join(sorted({f"DICOM of {one}" for one in read if one})) or f"{strange} other files"
+        raise DataError(f"{where}: no CT slice found ({others}); allowed: .nii or .nii.gz files, or a CT series as DICOM")
+    if strange:
+        notes.append(f"{strange} files that are not DICOM left out")
+    return slices
+
+
+def _read_slice(path: Path, where: str) -> _Slice | str:
+    """A slice's place and size; of other DICOM what it is; "" of other files. DataError where a CT slice is not whole."""
+    import pydicom
+
+    with _guarded(f"{where} is not a whole DICOM file with position, orientation, spacing, size and series", "export it again"):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PLACE))
+        except pydicom.errors.InvalidDicomError:
+            if path.suffix.lower() in (".dcm", ".ima"):
+                raise
+            return ""
+        modality = re.sub("[^A-Z]", "", str(header.get("Modality", "")))[:16] or "unknown kind"
+        if modality != "CT" or "LOCALIZER" in str(header.get("ImageType", "")):
+            return modality
+        if int(header.get("NumberOfFrames") or 1) > 1 or int(header.SamplesPerPixel) != 1:
+            raise DataError(f"{where} holds frames or colors; allowed: one grey slice a file; convert it to NIfTI")
+        rows_mm, columns_mm = map(float, header.PixelSpacing)
+        one = _Slice(
+            path=path,
+            study=str(header.get("StudyInstanceUID", "")),
+            series=str(header.SeriesInstanceUID),
+            number=int(header.get("SeriesNumber") or 0),
+            corner=np.array(header.ImagePositionPatient, float).reshape(3),
+            directions=np.array(header.ImageOrientationPatient, float).reshape(2, 3),
+            spacing_mm=(columns_mm, rows_mm),
+            thickness_mm=float(header.get("SliceThickness") or 0),
+            shape=(int(header.Columns), int(header.Rows)),
+        )
+    if not np.allclose(one.directions @ one.directions.T, np.eye(2), atol=1e-3) or not np.isfinite(one.corner).all():
+        raise DataError(f"{where} has an orientation that is none; export it again")
+    return one
+
+
+@contextmanager
+def _guarded(problem: str, advice: str) -> Iterator[None]:
+    """pydicom fails and warns in many ways, and may quote the file: of a failure its kind is said, of a warning nothing."""
+    logging.getLogger("pydicom").disabled = True
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{problem} ({type(error).__name__}); {advice}") from None
+
+
+def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: list[str]) -> list[_Slice]:
+    """The largest axial series; says which, and warns where another is as large."""
+    if len({one.study for one in slices}) > 1:
+        raise DataError(f"{where}: slices of several studies; give the folder of one study")
+    groups: dict[str, list[_Slice]] = {}
+    for one in slices:
+        groups.setdefault(one.series, []).append(one)
+    ranked = sorted(groups.values(), key=lambda group: (not _axial(group), -len(group), group[0].number))
+    chosen, *others = ranked
+    if others:
+        notes.append(f"took {_said(chosen)}, not {', '.join(map(_said, others))}")
+    if others and len(others[0]) == len(chosen) and _axial(others[0]) == _axial(chosen):
+        doubts.append(f"ambiguous: {_said(chosen)} was taken, {_said(others[0])} is as large")
+    return chosen
+
+
+def _axial(series: list[_Slice]) -> bool:
+    return abs(series[0].normal[2]) > 0.8
+
+
+def _said(series: list[_Slice]) -> str:
+    return f"series {series[0].number} ({len(series)} {'axial' if _axial(series) else 'not axial'} slices)"
+
+
+def _in_order(slices: list[_Slice], where: str) -> list[_Slice]:
+    """Slices from one end to the other. DataError unless they make one regular stack."""
+    first = slices[0]
+    for one in slices:
+        if not np.allclose(one.directions, first.directions, atol=1e-3):
+            raise DataError(f"{where}: mixed orientations ({first.path.name}, {one.path.name}); allowed: parallel slices")
+        if one.shape != first.shape or not np.allclose(one.spacing_mm, first.spacing_mm, rtol=1e-3):
+            raise DataError(f"{where}: slices of different size ({first.path.name}, {one.path.name}); give one series only")
+    slices = sorted(slices, key=lambda one: float(one.corner @ first.normal))
+    steps = np.diff([one.corner for one in slices], axis=0)
+    gaps = steps @ first.normal
+    usual = float(np.median(gaps)) if len(gaps) else first.thickness_mm
+    wrong = np.flatnonzero(abs(gaps - usual) > 0.05 * usual + 0.01)
+    if usual <= 0.01 or (gaps < 0.01).any():
+        raise DataError(f"{where}: slices at the same place, or no distance between them; remove the double ones")
+    if wrong.size:
+        files = f"{slices[wrong[0]].path.name} and {slices[wrong[0] + 1].path.name}"
+        size = f"{gaps[wrong[0]]:.2f} mm between {files}, usually {usual:.2f} mm"
+        raise DataError(f"{where}: uneven slices, {len(wrong)} times ({size}); a slice is missing: export the whole series")
+    if len(steps) and np.linalg.norm(steps - steps.mean(0), axis=1).max() > 0.5:
+        raise DataError(f"{where}: slices shifted against each other; allowed: one straight stack; export the series again")
+    return slices
+
+
+def _affine(slices: list[_Slice]) -> np.ndarray:
+    """Voxel (column, row, slice) to mm in RAS+; DICOM's own coordinates are LPS."""
+    first, last = slices[0], slices[-1]
+    lps = np.eye(4)
+    lps[:3, :2] = first.directions.T * first.spacing_mm
+    lps[:3, 2] = (last.corner - first.corner) / (len(slices) - 1) if len(slices) > 1 else first.normal * first.thickness_mm
+    lps[:3, 3] = first.corner
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+
+
+def _hu(one: _Slice, where: str) -> np.ndarray:
+    """A slice (column, row) in HU by its own slope and intercept; padding becomes air."""
+    import pydicom
+
+    with _guarded(f"{where}: {one.path.name}: pixels cannot be decoded", "decompress it (gdcmconv --raw) or export it again"):
+        data = pydicom.dcmread(one.path, specific_tags=list(PIXELS))
+        stored = data.pixel_array.reshape(one.shape[::-1])
+        hu = stored.astype(np.float32) * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
+        if data.get("PixelPaddingValue") is not None:
+            ends = [data.PixelPaddingValue, data.get("PixelPaddingRangeLimit", data.PixelPaddingValue)]
+            low, high = sorted(np.array(ends).astype(stored.dtype))  # may be written with the other sign
+            hu[(stored >= low) & (stored <= high)] = AIR_HU
+    return hu.T

@@ -1,0 +1,214 @@
+"""Prediction of anyone's scans: every way of storing a scan gives the same labels; what a batch writes, skips and refuses."""
+
+import csv
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from variants import NEARLY, PATIENT, PLAIN, SPACING, VARIANTS, chest, dice, predict_variant, seeing_weights, turned, write_dicom
+
+from covidlib.__main__ import main
+from covidlib.errors import DataError
+from covidlib.files import checksum
+from covidlib.predict import Predictor, predict_scans
+from covidlib.viewer import view
+
+SEEING = {"network.filters": [6, 8], "preprocessing.z_score": "fixed", "inference.mode": "volume"}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory, tiny_profile):
+    """A run's folder whose network labels by intensity, one voxel further in x and two in y."""
+    return seeing_weights(tmp_path_factory.mktemp("weights"), tiny_profile(SEEING))
+
+
+@pytest.fixture(scope="session")
+def predictor(weights):
+    return Predictor(weights)
+
+
+@pytest.fixture(scope="session")
+def plain(predictor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    return predict_variant(predictor, VARIANTS[PLAIN](chest(), SPACING, folder), folder)
+
+
+def test_the_network_set_by_hand_sees_what_was_drawn(plain):
+    expected = np.select([chest() == -850, chest() == -550, chest() == 40], [1, 3, 2], 0)
+    np.testing.assert_array_equal(plain[:-1, :-2], expected[1:, 2:])
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, *NEARLY])
+def test_every_way_of_storing_a_scan_gives_the_same_labels(name, predictor, plain, tmp_path):
+    found = predict_variant(predictor, {**VARIANTS, **NEARLY}[name](chest(), SPACING, tmp_path / "in"), tmp_path)
+    assert dice(found, plain) >= 0.98
+
+
+def test_spacing_and_size_from_one_end_to_the_other(predictor, tmp_path):
+    """The same chest at other resolutions: about as much of it marked."""
+    body = np.repeat(np.repeat(chest((64, 64, 20)), 2, 0), 2, 1)
+    expected = None
+    for step, per_slice, millimeters in ((1, 1, 10.0), (2, 1, 10.0), (1, 20, 0.5)):  # 128 x 128 x 20, 64 x 64, 0.5 mm slices
+        hu = np.repeat(body[::step, ::step], per_slice, 2)
+        result = predictor(hu, (3.0 * step, 3.0 * step, millimeters))
+        found = result.quantities["lung_ml"]
+        expected = expected or found
+        assert result.labels.shape == hu.shape and abs(found - expected) < 0.05 * expected
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (5, 4, 3), (1, 1, 2), (1024, 1024, 2)])
+def test_thin_small_and_wide_volumes_give_a_result_with_a_warning(predictor, shape):
+    hu = np.full(shape, 40, np.int16)
+    hu[: -(-shape[0] // 2)] = -1000
+    hu[0, 0, 0] = 100
+    result = predictor(hu, (0.7, 0.7, 1.0))
+    assert result.labels.shape == shape
+    assert any("hardly anything as dark as lung" in warning for warning in result.warnings)
+
+
+def test_a_head_is_predicted_with_warnings(predictor):
+    body = np.where(chest() == -1000, -1000, 40).astype(np.int16)
+    assert "hardly anything as dark as lung in it (0 mL): a head" in "; ".join(predictor(body, SPACING).warnings)
+
+
+def test_a_part_of_the_lungs_is_predicted_with_a_warning(predictor):
+    """One slice of 6 mm."""
+    result = predictor(chest()[..., 12:13], SPACING)
+    found = result.quantities["lung_ml"]
+    assert 100 < found < 500 and f"lungs of {found:.0f} mL found: no chest, or a small part of one" in result.warnings
+
+
+# An ensemble, and weights that are none
+
+
+def test_several_folds_are_an_ensemble_of_mean_probabilities(weights, tiny_profile, tmp_path):
+    one = Predictor(weights)
+    shutil.copytree(weights, tmp_path / "both")
+    seeing_weights(tmp_path / "other", tiny_profile(SEEING), shift=False)
+    shutil.copytree(tmp_path / "other" / "fold_0", tmp_path / "both" / "fold_1")
+    each = [Predictor(folder)(chest(), SPACING).probabilities for folder in (weights, tmp_path / "other")]
+    both = Predictor(tmp_path / "both")(chest(), SPACING).probabilities
+    assert one.profile == tiny_profile(SEEING) and abs(each[0] - each[1]).max() > 0.1
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("run.json", None, "no weights; expected a run's folder with run.json and fold_<k>/model.weights.h5"),
+        ("fold_0/model.weights.h5", None, "no weights; expected"),
+        ("fold_0/model.weights.h5", b"no HDF5", "not the weights of the network in run.json"),
+        ("run.json", b"{", "holds no profile"),
+        ("run.json", b"[]", "holds no profile"),
+        ("run.json", b'{"profile": {"sead": 1}}', "run.json: sead is not a setting (did you mean seed?)"),
+        ("run.json", b'{"profile": {}}', "not the weights of the network in run.json"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(weights, tmp_path, file, content, words):
+    shutil.copytree(weights, tmp_path / "run")
+    (tmp_path / "run" / file).unlink()
+    if content is not None:
+        (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        Predictor(tmp_path / "run")
+    assert words in str(caught.value)
+
+
+# Many scans
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A folder with two sound scans and a broken one, and a DICOM series beside it."""
+    turned(chest(), SPACING, tmp_path / "in", "LPS").rename(tmp_path / "in" / "a.nii.gz")
+    turned(chest()[:, :, ::-1], SPACING, tmp_path / "in", "RAS").rename(tmp_path / "in" / "c.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:500])
+    write_dicom(chest(), SPACING, tmp_path / "series")
+    return [str(tmp_path / "in"), str(tmp_path / "series")]
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*_*")}
+
+
+def test_a_batch_from_the_shell(scans, weights, tmp_path, capsys, caplog):
+    before = {path: checksum(path) for path in tmp_path.rglob("*") if path.is_file()}
+    call = ["predict", *scans, "--out", str(tmp_path / "out"), "--weights", str(weights), "--probabilities"]
+    assert main(call) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("1 failed, see errors.csv; results: ")
+    out = tmp_path / "out"
+    kinds = ("labels.nii.gz", "overlay.png", "probabilities.nii.gz")
+    made = [f"{name}_{kind}" for name in ("a", "c", "series") for kind in kinds]
+    assert sorted(path.name for path in out.iterdir()) == sorted([".lock", "errors.csv", "quantification.csv", *made])
+    rows = {row["scan"]: row for row in table(out / "quantification.csv")}
+    assert list(rows) == ["a", "c", "series"] and rows["a"]["infection_ml"] == rows["series"]["infection_ml"]
+    (error,) = table(out / "errors.csv")
+    assert error["scan"] == "b" and "b.nii.gz: not a whole NIfTI file" in error["error"]
+    assert {path: checksum(path) for path in before} == before
+    everything = said.out + said.err + caplog.text + "".join(path.read_text() for path in out.glob("*.csv"))
+    assert PATIENT not in everything and PATIENT.encode() not in nib.load(out / "a_labels.nii.gz").header.binaryblock
+    assert PATIENT.encode() not in b"".join(path.read_bytes() for path in out.glob("*.png"))
+
+    first = times(out)
+    shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "b.nii.gz")  # mended
+    assert main(call) == 0
+    assert {name: time for name, time in times(out).items() if not name.startswith("b_")} == first  # the finished stay
+    assert not (out / "errors.csv").exists() and [row["scan"] for row in table(out / "quantification.csv")][-1] == "b"
+
+
+def test_outputs_lie_on_the_grid_of_the_input(scans, weights, tmp_path):
+    predict_scans(scans[:1], tmp_path / "out", weights, probabilities=True)
+    stored, labels, shares = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("in/a", "out/a_labels", "out/a_probabilities"))
+    for image in (labels, shares):
+        np.testing.assert_array_equal(image.affine, stored.affine)
+        assert image.shape[:3] == stored.shape and image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(shares.get_fdata().sum(3), 1, atol=0.02)
+    assert (shares.get_fdata().argmax(3) == np.asanyarray(labels.dataobj)).mean() > 0.99
+
+
+def test_other_weights_settings_or_file_make_a_scan_anew(scans, weights, tiny_profile, tmp_path):
+    path, out = tmp_path / "in" / "a.nii.gz", tmp_path / "out"
+    seen = []
+    for given in (weights, seeing_weights(tmp_path / "other", tiny_profile(SEEING), shift=False), tmp_path / "other"):
+        assert predict_scans([path], out, given) == []
+        seen.append((out / "a_labels.nii.gz").stat().st_mtime_ns)
+    assert seen[0] != seen[1] == seen[2]
+    shutil.copy(tmp_path / "in" / "c.nii.gz", path)
+    predict_scans([path], out, tmp_path / "other")
+    assert (out / "a_labels.nii.gz").stat().st_mtime_ns != seen[2] and len(table(out / "quantification.csv")) == 1
+    assert table(out / "quantification.csv")[0]["intensity"] == "hu"
+
+
+def test_a_scan_that_fails_half_way_leaves_nothing_half(scans, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("covidlib.predict._save_overlay", lambda *_: (_ for _ in ()).throw(OSError(PATIENT)))
+    assert predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights) == ["a"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "a_labels.nii.gz", "errors.csv"]
+    (error,) = table(tmp_path / "out" / "errors.csv")
+    assert error["error"] == "a: OSError; an error of the program, or of the machine (disk, memory)"
+    monkeypatch.undo()
+    assert predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights) == []  # not taken for finished
+    assert len(table(tmp_path / "out" / "quantification.csv")) == 1
+
+
+def test_results_do_not_become_inputs(scans, weights):
+    with pytest.raises(DataError, match="is an input as well; give another folder"):
+        predict_scans(scans[:1], scans[0], weights)
+
+
+def test_no_weights_is_said_before_anything_is_written(scans, tmp_path, capsys):
+    assert main(["predict", *scans, "--out", str(tmp_path / "out"), "--weights", str(tmp_path)]) == 1
+    assert "no weights; expected" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_three_lines_of_python(scans, weights, tmp_path):
+    predictor = Predictor(weights)
+    result = predictor(tmp_path / "in" / "a.nii.gz")
+    box = view(result.case, result.labels)
+    assert list(box.canvas.shape) == list(chest().shape)
