@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WIDTH = 7.2  # inches, shown about 700 pixels wide in the book: 10 points are 13 pixels there
-COLORS = ("#6EC6F5", "#1F6FD0", "#F0402C")  # of labels 1, 2, 3: as in the viewer
+COLORS = ("#6EC6F5", "#1F6FD0", "#F0402C")  # of labels 1, 2, 3: blues, and a red that every kind of color blindness tells apart
+ERRORS = {"missed infection": "#FFC20A", "false infection": "#8C1AFF", "other difference": "#4FA3A5"}  # three steps of grey
 GREY, ORANGE, PALE = "#555555", "#D98200", "#E6EEF7"
 OVERLAID = [(label, CLASSES[label], color) for label, color in enumerate(COLORS, 1)]
 OVERLAY = np.array([(0, 0, 0, 0), *(colors.to_rgba(color, 0.5) for color in COLORS)])

@@ -56,12 +56,6 @@ def test_no_figure_stays_open(case: Case) -> None:
     assert plt.get_fignums() == []  # or a notebook would show it a second time
 
 
-def test_colors_are_the_viewers() -> None:
-    from covidlib.viewer import COLORS
-
-    assert F.COLORS == COLORS
-
-
 def test_grey_lung_window_is_the_hu_one_mapped() -> None:
     low, high = ((hu + 1250) / 1500 * 255 for hu in F.LUNG_WINDOW["hu"])
     assert F.LUNG_WINDOW["grey"] == (low, high)
