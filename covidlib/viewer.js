@@ -105,7 +105,8 @@ async function render({ model, el }) {
   // A function from a voxel to what covers its grey: red, green, blue and how much of it; undefined where nothing does.
   function painter(across, down) {
     const covering = (share) => (color) => color && [...color, Math.min(1, share * get("opacity"))];
-    const soft = tint.map(covering(1)), outline = tint.map(covering(3)), wrong = errors.map(covering(2));
+    const soft = tint.map(covering(1)), outline = tint.map(covering(3));
+    const wrong = errors.map((color, kind) => covering(kind < 2 ? 2 : 1)(color)); // infection stronger than the rest
     const shown = get("shown"), ways = [stride[across], -stride[across], stride[down], -stride[down]];
     if (!prediction || shown === TRUTH) return (at) => soft[labels[at]];
     if (shown === PREDICTION) return (at) => soft[prediction[at]];

@@ -5,7 +5,7 @@ import http.server
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,13 +28,18 @@ class _QuietServer(http.server.SimpleHTTPRequestHandler):
         """The test's output is no access log."""
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a server of the folder on this machine."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_QuietServer, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+@pytest.fixture(scope="session")
+def served() -> Callable[[Path], AbstractContextManager[str]]:
+    """served(folder): a context with the address of a server of that folder on this machine."""
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[str]:
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_QuietServer, directory=folder)) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    return serve
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small book with two viewers and a formula, built with the project's own settings and opened with no network: from disk
+"""A small book with three viewers and a formula, built with the project's own settings and opened with no network: from disk
 and from a local server. Anything that asks for another machine, and any error on the console, fails the test."""
 
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import CHROMIUM, served
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,10 +43,8 @@ def write_notebook(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def book(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
     """The folder with the HTML pages of the small book."""
-    if not CHROMIUM:
-        pytest.skip("no chromium on the path (Debian: apt-get install chromium)")
     root = tmp_path_factory.mktemp("book")
     for name in ("book/_extra", "book/_templates", "book/logo.svg", "_config.yml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -65,7 +62,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["file", "http"])
-def address(book: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def address(book: Path, served, request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "file":
         yield book.as_uri()
         return
@@ -74,9 +71,9 @@ def address(book: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def look(opened, address: str) -> Iterator[SimpleNamespace]:
-    """The notebook's page with both viewers drawn; whatever the test does on it must be without trouble."""
-    opening = opened(f"{address}/look.html", address)
+def look(opened, book: Path) -> Iterator[SimpleNamespace]:
+    """The notebook's page with all viewers drawn, from disk; whatever the test does on it must be without trouble."""
+    opening = opened(f"{book.as_uri()}/look.html", book.as_uri())
     for number in (0, 1, 2):
         says(opening.page, "slice", number)
     yield opening
@@ -276,12 +273,12 @@ def test_the_viewer_can_be_worked_with_the_tab_and_enter_keys_alone(look) -> Non
     says(page, "sagittal slice", 2)
 
 
-def test_a_montage_stands_in_where_scripts_are_off_and_on_paper(opened, look, address: str) -> None:
+def test_a_montage_stands_in_where_scripts_are_off_and_on_paper(opened, look, book: Path) -> None:
     still = look.page.locator(".covidlib-still").nth(2)
     assert still.is_hidden()
     look.page.emulate_media(media="print")
     assert still.is_visible() and look.page.locator(".covidlib-viewer").nth(2).is_hidden()
-    without = opened(f"{address}/look.html", address, java_script_enabled=False)
+    without = opened(f"{book.as_uri()}/look.html", book.as_uri(), java_script_enabled=False)
     picture = without.page.locator(".covidlib-still img").nth(2)
     assert picture.is_visible() and picture.bounding_box()["width"] > 300
     without.page.close()
