@@ -34,7 +34,7 @@ TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "t
 rule all:
     input:
         [str(RUN / "notebooks" / f"{page}.ipynb") for page in
-         ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures")],
+         ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures", "08_change_one_thing")],
         [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
 
 
@@ -81,6 +81,14 @@ rule figures:
     input: rules.evaluation.output, PROFILE, notebook("06_figures"), modules(*TRAINING, "metrics", "figures")
     output: str(RUN / "notebooks" / "06_figures.ipynb")
     shell: f"{COVIDLIB} notebook 06_figures {CHOSEN} {ONLY}"
+
+
+rule change_one_thing:
+    input: rules.prepare.output, PROFILE, [notebook(name) for name in ("08_change_one_thing", "04_training")],
+           modules(*TRAINING, "metrics", "figures")
+    output: str(RUN / "notebooks" / "08_change_one_thing.ipynb")
+    threads: workflow.cores
+    shell: f"{COVIDLIB} notebook 08_change_one_thing {CHOSEN}"
 
 
 rule book:
