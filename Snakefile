@@ -35,7 +35,7 @@ rule all:
     input:
         [str(RUN / "notebooks" / f"{page}.ipynb") for page in
          ("01_data_exploration", "02_preprocessing", "03_augmentation", "05_evaluation", "06_figures",
-          "07_quantification")],
+          "07_quantification", "08_change_one_thing")],
         [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
 
 
@@ -92,11 +92,19 @@ rule quantification:
     shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"
 
 
+rule change_one_thing:
+    input: rules.prepare.output, PROFILE, [notebook(name) for name in ("08_change_one_thing", "04_training")],
+           modules(*TRAINING, "metrics", "figures")
+    output: str(RUN / "notebooks" / "08_change_one_thing.ipynb")
+    threads: workflow.cores
+    shell: f"{COVIDLIB} notebook 08_change_one_thing {CHOSEN}"
+
+
 rule book:
     input:
         rules.all.input,
         [str(path) for path in sorted((ROOT / "book").rglob("*")) if path.is_file()],
         [str(path) for path in sorted((ROOT / "results").rglob("*")) if path.is_file()],
-        str(ROOT / "_config.yml"), str(ROOT / "_toc.yml"), modules("book"),
+        str(ROOT / "_config.yml"), str(ROOT / "_toc.yml"), modules("book", "report"),
     output: str(ROOT / "_build" / "html" / "index.html")
     shell: f"{COVIDLIB} book {CHOSEN}"

@@ -7,6 +7,7 @@ in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,23 +25,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WIDTH = 7.2  # inches, shown about 700 pixels wide in the book: 10 points are 13 pixels there
-COLORS = ("#6EC6F5", "#1F6FD0", "#F0402C")  # of labels 1, 2, 3: as in the viewer
+COLORS = ("#6EC6F5", "#0F52BA", "#F0402C")  # of labels 1, 2, 3: told apart by every kind of color vision, and in grey
+ERRORS = {"missed infection": "#FFC20A", "false infection": "#8C1AFF", "other difference": "#4FA3A5"}  # three steps of grey
 GREY, ORANGE, PALE = "#555555", "#D98200", "#E6EEF7"
 OVERLAID = [(label, CLASSES[label], color) for label, color in enumerate(COLORS, 1)]
 OVERLAY = np.array([(0, 0, 0, 0), *(colors.to_rgba(color, 0.5) for color in COLORS)])
+ERROR_OVERLAY = np.array([(0, 0, 0, 0), *map(colors.to_rgba, ERRORS.values(), (0.9, 0.9, 0.4))])
 LUNG_WINDOW = {"hu": (-1000.0, 200.0), "grey": (42.5, 246.5)}  # the second is what -1250..250 HU -> 0..255 makes of the first
 STYLE = {"axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#DDDDDD"}
 
 
 class Panel(NamedTuple):
     """One slice to draw: image (x, y); labels (x, y) or None; window: intensities drawn black and white, "hu" or "grey" for the
-    lung window in that unit, None for the 0.5th and 99.5th percentile; spacing_mm along x and y."""
+    lung window in that unit, None for the 0.5th and 99.5th percentile; spacing_mm along x and y; is_error: labels are errors."""
 
     title: str
     image: np.ndarray
     labels: np.ndarray | None = None
     window: tuple[float, float] | str | None = None
     spacing_mm: tuple[float, ...] = (1.0, 1.0)
+    is_error: bool = False
 
 
 def fullest_slice(labels: np.ndarray) -> int:
@@ -63,7 +67,8 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     low, high = LUNG_WINDOW.get(panel.window, panel.window) or np.percentile(panel.image, (0.5, 99.5))
     axes.imshow(panel.image.T, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(0, width, 0, height))
     if panel.labels is not None:
-        axes.imshow(OVERLAY[panel.labels.T], interpolation="nearest", origin="lower", extent=(0, width, 0, height))
+        overlay = ERROR_OVERLAY if panel.is_error else OVERLAY
+        axes.imshow(overlay[panel.labels.T], interpolation="nearest", origin="lower", extent=(0, width, 0, height))
     axes.set(xlim=(width, 0), ylim=(0, height), xticks=[], yticks=[], title=panel.title)
     axes.spines[:].set_visible(False)
     bar = next((length for length in (100, 50, 20, 10) if length < width / 2), 5)
@@ -82,8 +87,10 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
         draw_panel(place, panel)
     for place in np.ravel(axes)[len(drawn) :]:
         place.set_axis_off()
-    if any(panel.labels is not None for panel in drawn):
-        _legend(figure, [Patch(color=color, label=name) for _, name, color in OVERLAID])
+    kinds = {panel.is_error for panel in drawn if panel.labels is not None}
+    keys = [(name, color) for _, name, color in OVERLAID if False in kinds] + [key for key in ERRORS.items() if True in kinds]
+    if keys:
+        _legend(figure, [Patch(color=color, label=name) for name, color in keys], 3)
     return figure
 
 
@@ -100,6 +107,63 @@ def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray,
         for name, labels in ((title, None), ("truth", truth), ("prediction", prediction)):
             panels.append(slice_panel(case, fullest_slice(truth) if z is None else z, name, labels))
     return step_strip(panels, 3)
+
+
+def disagreement(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """0 where labels agree, 1 infection missed, 2 infection where there is none, 3 another difference; uint8, shape as given."""
+    return np.select([truth == prediction, truth == 3, prediction == 3], [0, 1, 2], 3).astype(np.uint8)
+
+
+def error_map(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray, int | None]]) -> Figure:
+    """A row of truth, prediction and their disagreement per (title, case, truth, prediction, z); z None: most of it."""
+    panels = []
+    for title, case, truth, prediction, z in rows:
+        wrong = disagreement(truth, prediction)
+        z = int(np.isin(wrong, (1, 2)).sum((0, 1)).argmax()) if z is None else z
+        panels += [slice_panel(case, z, title, truth), slice_panel(case, z, "prediction", prediction)]
+        panels.append(slice_panel(case, z, "where they differ", wrong)._replace(is_error=True))
+    return step_strip(panels, 3)
+
+
+def case_strip(case: Case, prediction: np.ndarray, n: int = 5) -> Figure:
+    """`n` slices of a case from its lowest to its highest infected one: truth above, prediction, and below where they differ."""
+    wrong = disagreement(case.labels, prediction)
+    infected = np.flatnonzero((np.maximum(case.labels, prediction) == 3).any((0, 1)))
+    first, last = infected[[0, -1]] if infected.size else (0, wrong.shape[2] - 1)
+    chosen = np.unique(np.linspace(first, last, n).round().astype(int))
+    rows = (("truth", case.labels), ("prediction", prediction), ("differences", wrong))
+    panels = [slice_panel(case, z, f"{name}, {z + 1}", labels)._replace(is_error=labels is wrong)
+              for name, labels in rows for z in chosen]  # fmt: skip
+    return step_strip(panels, len(chosen))
+
+
+def fly_through(path: Path, case: Case, labels: np.ndarray | None = None, width: int = 256, ms: int = 120) -> Path:
+    """Write an animated GIF from the lowest to the highest slice, in proportion, `width` pixels wide; labels (x, y, z)."""
+    from PIL import Image
+
+    low, high = LUNG_WINDOW[case.intensity]
+    across, down = np.multiply(case.image.shape, case.spacing_mm)[:2]
+    frames = []
+    for z in range(case.image.shape[2]):
+        grey = ((case.image[:, :, z, None] - low) / (high - low)).clip(0, 1)
+        cover = OVERLAY[np.zeros(grey.shape[:2], int) if labels is None else labels[:, :, z]]
+        shade = (255 * (grey + cover[..., 3:] * (cover[..., :3] - grey))).astype(np.uint8)
+        frame = Image.fromarray(shade[::-1, ::-1].swapaxes(0, 1))  # right and front come first
+        frames.append(frame.resize((width, round(width * down / across))).quantize(48, dither=Image.Dither.NONE))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=ms, loop=0)
+    return path
+
+
+def keep(figure: Figure, path: Path) -> Any:
+    """Write a figure, SVG for a chart and PNG for pictures, to `path` and that ending; returns what a notebook is to display."""
+    from IPython.display import SVG
+
+    pictures = any(axes.images for axes in figure.axes)
+    target = path.with_suffix(".png" if pictures else ".svg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"svg.hashsalt": "covidlib"}):  # equal figures, equal files
+        figure.savefig(target, dpi=150, bbox_inches="tight", metadata={} if pictures else {"Date": None})
+    return figure if pictures else SVG(filename=str(target))
 
 
 def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], n: int = 12, window: Any = None) -> Figure:

@@ -5,12 +5,17 @@ const PLANES = [
   { name: "coronal", across: 0, down: 2, along: 1, edges: "RLSI" },
   { name: "sagittal", across: 1, down: 2, along: 0, edges: "APSI" },
 ];
+const TRUTH = 0, PREDICTION = 1, BOTH = 2, DISAGREEMENT = 3; // as SHOWN in viewer.py
+const INFECTION = 3;
 const STEPS = {
   ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10, Home: -Infinity, End: Infinity,
 };
 const WHEEL_STEP = 30; // pixels of a trackpad's scroll for one slice; a mouse wheel's notch is more and counts as one
+const PLAY_MS = 150; // a slice
+const BAR_PADDING = 8; // pixels from the bar's ends to where the slider's handle stands at its ends
 
 async function gunzip(view) {
+  if (!view.byteLength) return null;
   const stream = new Blob([view]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -23,7 +28,27 @@ function add(parent, tag, className, text = "") {
   return node;
 }
 
+// ipywidgets shows names and states, but does not tell them to screen readers.
+function nameControls(box) {
+  for (const label of box?.querySelectorAll(".widget-label") ?? []) {
+    label.removeAttribute("title");
+    const handles = label.parentElement.querySelectorAll(".noUi-handle");
+    handles.forEach((handle, i) => {
+      handle.setAttribute("aria-label", label.textContent + (handles.length > 1 ? [", low end", ", high end"][i] : ""));
+    });
+    if (handles.length) continue;
+    label.parentElement.setAttribute("role", "group");
+    label.parentElement.setAttribute("aria-label", label.textContent);
+    for (const button of label.parentElement.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+    }
+  }
+}
+
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+const difference = (truth, predicted) =>
+  truth === predicted ? 0 : truth === INFECTION ? 1 : predicted === INFECTION ? 2 : 3; // an index into errors, plus 1
 
 async function render({ model, el }) {
   const get = (name) => model.get(name);
@@ -42,37 +67,66 @@ async function render({ model, el }) {
   const where = add(el, "div", "line", "unpacking the volume");
   const readout = add(el, "div", "line");
   const legend = add(el, "div", "line");
-  const tint = {}, names = {};
+  const bar = add(el, "canvas", "bar");
+  bar.setAttribute("aria-hidden", "true"); // said by the canvas's value text
+  const tint = [], names = {}, errors = get("errors").map(([, color]) => rgb(color));
   for (const [label, name, color] of get("classes")) {
-    tint[label] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+    tint[label] = rgb(color);
     names[label] = name;
-    add(add(legend, "span", "class"), "span", "key").style.background = color;
-    legend.lastChild.append(name);
   }
 
   const shape = get("shape"), spacing = get("spacing_mm"), [low, high] = get("span");
   const stride = [shape[1] * shape[2], shape[2], 1];
   const last = [...get("start")]; // the slice each plane was left at
-  let shown = get("plane"), image = [], labels = [], pointer = null;
+  let plane = get("plane"), image = [], labels = null, prediction = null, infected = null, pointer = null;
 
-  const slices = (plane) => shape[PLANES[plane].along];
-  const current = () => clamp(get("index"), 0, slices(shown) - 1);
-  const step = (n) => put({ index: clamp(current() + n, 0, slices(shown) - 1) });
+  const slices = (number) => shape[PLANES[number].along];
+  const current = () => clamp(get("index"), 0, slices(plane) - 1);
+  const step = (n) => put({ index: clamp(current() + n, 0, slices(plane) - 1) });
   const intensity = (grey) => low + (grey / 255) * (high - low);
   const round = (value) => value.toFixed(high - low < 100 ? 2 : 0);
 
+  // Infected voxels of each slice, along each axis: truth, prediction, and what is in one of them only.
+  function countInfected() {
+    const counts = shape.map((n) => [0, 1, 2, 3].map(() => new Float64Array(n)));
+    for (let at = 0; at < labels.length; at++) {
+      const truth = labels[at] === INFECTION, predicted = prediction?.[at] === INFECTION;
+      if (!truth && !predicted) continue;
+      stride.forEach((size, axis) => {
+        const k = Math.floor(at / size) % shape[axis], [t, p, missed, invented] = counts[axis];
+        if (truth) t[k]++;
+        if (predicted) p[k]++;
+        if (truth !== predicted) (truth ? missed : invented)[k]++;
+      });
+    }
+    return counts;
+  }
+
+  // A function from a voxel to what covers its grey: red, green, blue and how much of it; undefined where nothing does.
+  function painter(across, down) {
+    const covering = (share) => (color) => color && [...color, Math.min(1, share * get("opacity"))];
+    const soft = tint.map(covering(1)), outline = tint.map(covering(3));
+    const wrong = errors.map((color, kind) => covering(kind < 2 ? 2 : 1)(color)); // infection stronger than the rest
+    const shown = get("shown"), ways = [stride[across], -stride[across], stride[down], -stride[down]];
+    if (!prediction || shown === TRUTH) return (at) => soft[labels[at]];
+    if (shown === PREDICTION) return (at) => soft[prediction[at]];
+    if (shown === DISAGREEMENT) return (at) => wrong[difference(labels[at], prediction[at]) - 1];
+    const edge = (at) => prediction[at] && ways.some((way) => prediction[at + way] !== prediction[at]);
+    return (at) => (edge(at) ? outline[prediction[at]] : soft[labels[at]]);
+  }
+
   function draw() {
-    if (!image.length) return;
-    const { name, across, down, along, edges: letters } = PLANES[shown];
-    const w = shape[across], h = shape[down], k = current(), opacity = get("opacity"), [from, to] = get("window");
-    const gain = 255 / Math.max(to - from, 1e-9);
+    if (!infected) return;
+    const { name, across, down, along, edges: letters } = PLANES[plane];
+    const w = shape[across], h = shape[down], k = current(), [from, to] = get("window");
+    const gain = 255 / Math.max(to - from, 1e-9), paint = painter(across, down);
     const shade = Uint8ClampedArray.from({ length: 256 }, (_, grey) => (intensity(grey) - from) * gain);
     const picture = new ImageData(w, h), rgba = picture.data;
     for (let j = 0, o = 0; j < h; j++) {
       let at = k * stride[along] + (h - 1 - j) * stride[down] + (w - 1) * stride[across];
       for (let i = 0; i < w; i++, at -= stride[across], o += 4) {
-        const grey = shade[image[at]], color = tint[labels[at]];
-        for (let c = 0; c < 3; c++) rgba[o + c] = color ? grey + opacity * (color[c] - grey) : grey;
+        const grey = shade[image[at]], cover = paint(at);
+        for (let c = 0; c < 3; c++) rgba[o + c] = cover ? grey + cover[3] * (cover[c] - grey) : grey;
         rgba[o + 3] = 255;
       }
     }
@@ -83,30 +137,83 @@ async function render({ model, el }) {
     frame.style.width = `${(100 * wide) / longest}%`;
     frame.style.height = `${(100 * tall) / longest}%`;
     edges.forEach((edge, i) => { edge.textContent = letters[i]; });
-    where.textContent = `${name} slice ${k + 1} of ${slices(shown)} · window ${round(from)} to ${round(to)} ${get("unit")}`;
+    where.textContent = `${name} slice ${k + 1} of ${slices(plane)} · window ${round(from)} to ${round(to)} ${get("unit")}`;
+    tell(name, along, k);
+    drawBar(along, k);
+    explain();
+    read();
+    requestAnimationFrame(() => nameControls(el.closest(".covidlib-viewer"))); // when the buttons have changed, too
+  }
+
+  function tell(name, along, k) {
+    const [truth, predicted] = infected[along].map((counts) => counts[k]);
+    const compared = prediction ? `, ${predicted} predicted` : "";
     canvas.setAttribute("aria-label", `${name} CT slice; arrow keys change it`);
     canvas.setAttribute("aria-valuenow", k + 1);
     canvas.setAttribute("aria-valuemin", 1);
-    canvas.setAttribute("aria-valuemax", slices(shown));
-    read();
+    canvas.setAttribute("aria-valuemax", slices(plane));
+    canvas.setAttribute("aria-valuetext", `slice ${k + 1} of ${slices(plane)}, ${truth} infected voxels${compared}`);
+  }
+
+  // Above the slider: infected voxels of each slice, and a mark at the current one.
+  function drawBar(along, k) {
+    const [truth, predicted, missed, invented] = infected[along], shown = prediction ? get("shown") : TRUTH;
+    const highest = Math.max(...truth, ...predicted), red = get("classes").find(([label]) => label === INFECTION)?.[2];
+    bar.hidden = !highest;
+    if (!highest) return;
+    const ratio = window.devicePixelRatio || 1, width = bar.clientWidth, height = bar.clientHeight;
+    bar.width = width * ratio;
+    bar.height = height * ratio;
+    const pen = bar.getContext("2d"), apart = (width - 2 * BAR_PADDING) / Math.max(1, truth.length - 1);
+    const column = (slice, from, to, color) => { // from, to: voxels
+      const [bottom, top] = [from, to].map((count) => (height - 1) * (1 - count / highest));
+      pen.fillStyle = color;
+      pen.fillRect(BAR_PADDING + (slice - 0.5) * apart, Math.min(top, bottom - 1), Math.max(1, apart), Math.max(1, bottom - top));
+    };
+    pen.scale(ratio, ratio);
+    const ink = getComputedStyle(el).color;
+    const filled = shown === PREDICTION ? predicted : truth;
+    for (let slice = 0; slice < truth.length; slice++) {
+      if (shown === DISAGREEMENT) {
+        if (missed[slice]) column(slice, 0, missed[slice], get("errors")[0][1]);
+        if (invented[slice]) column(slice, missed[slice], missed[slice] + invented[slice], get("errors")[1][1]);
+      } else if (filled[slice]) column(slice, 0, filled[slice], red);
+      if (shown === BOTH && predicted[slice]) column(slice, predicted[slice], predicted[slice], ink);
+    }
+    pen.fillStyle = ink;
+    pen.fillRect(BAR_PADDING, height - 1, width - 2 * BAR_PADDING, 1);
+    pen.fillRect(BAR_PADDING + k * apart - 1, 0, 2, height);
+  }
+
+  function explain() {
+    const shown = prediction ? get("shown") : TRUTH;
+    const entries = shown === DISAGREEMENT ? get("errors") : get("classes").map(([, ...entry]) => entry);
+    legend.replaceChildren();
+    for (const [name, color] of entries) {
+      add(add(legend, "span", "class"), "span", "key").style.background = color;
+      legend.lastChild.append(name);
+    }
+    if (shown === BOTH) add(legend, "span", "class", "filled: truth, outlined: prediction");
   }
 
   function read() {
     if (!pointer) { readout.textContent = "wheel or arrow keys: next slice; pointer: values"; return; }
-    const { across, down, along } = PLANES[shown], voxel = [0, 0, 0];
+    const { across, down, along } = PLANES[plane], voxel = [0, 0, 0];
     voxel[across] = shape[across] - 1 - clamp(Math.floor(pointer[0] * shape[across]), 0, shape[across] - 1);
     voxel[down] = shape[down] - 1 - clamp(Math.floor(pointer[1] * shape[down]), 0, shape[down] - 1);
     voxel[along] = current();
     const at = voxel.reduce((sum, v, axis) => sum + v * stride[axis], 0), grey = image[at];
     const beyond = get("unit") && grey === 0 ? "≤ " : get("unit") && grey === 255 ? "≥ " : ""; // HU are cut to the span
+    const called = (label) => names[label] ?? "background";
+    const what = prediction ? `${called(labels[at])}, predicted ${called(prediction[at])}` : called(labels[at]);
     const mm = voxel.map((v, axis) => `${"xyz"[axis]} ${(v * spacing[axis]).toFixed(1)}`).join("  ");
-    readout.textContent = `${beyond}${round(intensity(grey))} ${get("unit")} · ${names[labels[at]] ?? "background"} · ${mm} mm`;
+    readout.textContent = `${beyond}${round(intensity(grey))} ${get("unit")} · ${what} · ${mm} mm`;
   }
 
   function changePlane() {
-    last[shown] = current();
-    shown = get("plane");
-    const index = last[shown], max_index = Math.max(1, slices(shown) - 1);
+    last[plane] = current();
+    plane = get("plane");
+    const index = last[plane], max_index = Math.max(1, slices(plane) - 1);
     // the slider's value must never lie beyond its maximum, not even between the two
     put(max_index < get("index") ? { index, max_index } : { max_index, index });
     draw();
@@ -116,6 +223,10 @@ async function render({ model, el }) {
     if (!(event.key in STEPS)) return;
     event.preventDefault();
     step(STEPS[event.key]);
+  });
+  bar.addEventListener("pointerdown", (event) => {
+    const along = (event.offsetX - BAR_PADDING) / (bar.clientWidth - 2 * BAR_PADDING);
+    put({ index: clamp(Math.round(along * (slices(plane) - 1)), 0, slices(plane) - 1) });
   });
   // A page scrolling past under a resting pointer keeps scrolling: the wheel is ours once the pointer has moved here.
   let armed = false, scrolled = 0;
@@ -134,7 +245,7 @@ async function render({ model, el }) {
     scrolled = 0;
   }, { passive: false });
 
-  for (const name of ["index", "opacity", "window"]) model.on(`change:${name}`, draw);
+  for (const name of ["index", "opacity", "window", "shown"]) model.on(`change:${name}`, draw);
   model.on("change:plane", changePlane);
   model.on("change:preset", () => { if (get("preset") !== null) put({ window: [...get("presets")[get("preset")]] }); });
   model.on("change:window", () => {
@@ -143,11 +254,21 @@ async function render({ model, el }) {
   });
   model.on("change:jump", () => {
     if (!get("jump")) return;
-    put({ index: get("start")[shown] });
+    put({ index: get("start")[plane] });
     queueMicrotask(() => put({ jump: false })); // not at once: a link does not carry back what it is just carrying over
   });
-  [image, labels] = await Promise.all([gunzip(get("volume")), gunzip(get("labels"))]);
+  let timer = null;
+  const play = () => {
+    clearInterval(timer);
+    if (get("playing")) timer = setInterval(() => put({ index: (current() + 1) % slices(plane) }), PLAY_MS);
+  };
+  model.on("change:playing", play);
+  [image, labels, prediction] = await Promise.all(["volume", "labels", "prediction"].map((name) => gunzip(get(name))));
+  infected = countInfected();
   draw();
+  play();
+  new ResizeObserver(draw).observe(bar); // the first size comes late, when the page's layout is there
+  return () => clearInterval(timer);
 }
 
 export default { render };

@@ -1,5 +1,13 @@
-"""Figures: what is drawn, where and in which unit; read from the artists, never from pixels."""
+"""Figures: what is drawn, where and in which unit, read from the artists; and whether each still looks as it did.
 
+After a change that is meant to be seen: `python tests/test_figures.py` draws the small pictures in tests/pictures anew; look at
+them before they are committed.
+"""
+
+import dataclasses
+import io
+import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +20,10 @@ from covidlib import figures as F
 from covidlib.dataset import CLASSES, Case
 from covidlib.profile import load_profile
 
+PICTURES = Path(__file__).parent / "pictures"
 
-@pytest.fixture
-def case() -> Case:
+
+def drawn_case() -> Case:
     """6 x 4 x 5 voxels of 2 x 3 x 5 mm in HU: left lung at x = 0, right lung at x = 5, infection in slice 3 and more in 1."""
     labels = np.zeros((6, 4, 5), np.uint8)
     labels[0], labels[5] = 1, 2
@@ -24,7 +33,11 @@ def case() -> Case:
 
 
 @pytest.fixture
-def scores() -> pd.DataFrame:
+def case() -> Case:
+    return drawn_case()
+
+
+def some_scores() -> pd.DataFrame:
     """Two folds of two cases; Dice 0.9 and 0.7 for the lungs, 0.1 to 0.4 for infection, one sensitivity undefined."""
     rows = []
     for number, name in enumerate(("a", "b", "c", "d")):
@@ -33,6 +46,11 @@ def scores() -> pd.DataFrame:
             rows.append((number // 2, name, label, dice, sensitivity, 0.99, 10, 10))
     columns = ["fold", "case", "class", "dice", "sensitivity", "specificity", "truth_voxels", "predicted_voxels"]
     return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    return some_scores()
 
 
 def history(epochs: int = 6, validation: bool = True) -> pd.DataFrame:
@@ -54,12 +72,6 @@ def legend(figure: plt.Figure) -> list[str]:
 def test_no_figure_stays_open(case: Case) -> None:
     F.overlay_pair(case)
     assert plt.get_fignums() == []  # or a notebook would show it a second time
-
-
-def test_colors_are_the_viewers() -> None:
-    from covidlib.viewer import COLORS
-
-    assert F.COLORS == COLORS
 
 
 def test_grey_lung_window_is_the_hu_one_mapped() -> None:
@@ -130,6 +142,82 @@ def test_truth_and_prediction_in_rows_of_three(case: Case) -> None:
     assert figure.axes[2].images[1].get_array().max() == 0
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), case.image[:, :, 3].T)
     assert legend(figure) == ["left lung", "right lung", "infection"]
+
+
+def wrong_prediction(case: Case) -> np.ndarray:
+    """Of the case: infection missed in slice 1, invented in slice 4, and a voxel of lung called background in slice 0."""
+    prediction = case.labels.copy()
+    prediction[2, 1, 1], prediction[3, 3, 4], prediction[0, 0, 0] = 0, 3, 0
+    return prediction
+
+
+def test_disagreement_has_three_kinds(case: Case) -> None:
+    wrong = F.disagreement(case.labels, wrong_prediction(case))
+    assert (wrong[2, 1, 1], wrong[3, 3, 4], wrong[0, 0, 0]) == (1, 2, 3) and np.count_nonzero(wrong) == 3
+
+
+def test_error_map_shows_truth_prediction_and_errors_of_infection_in_colors_of_their_own(case: Case) -> None:
+    figure = F.error_map([("case_a", case, case.labels, wrong_prediction(case), None)])
+    assert [axes.get_title() for axes in figure.axes] == ["case_a", "prediction", "where they differ"]
+    missed = figure.axes[2].images[1].get_array()[1, 2]  # slice 1: the first with an error of infection
+    assert tuple(missed) == to_rgba(F.ERRORS["missed infection"], 0.9)
+    assert figure.axes[2].images[1].get_array()[..., 3].astype(bool).sum() == 1
+    assert legend(figure) == ["left lung", "right lung", "infection", "missed infection", "false infection", "other difference"]
+
+
+def test_case_strip_goes_from_the_lowest_to_the_highest_infected_slice(case: Case) -> None:
+    figure = F.case_strip(case, wrong_prediction(case), n=3)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["truth, 2", "truth, 3", "truth, 5"]  # infection in slices 1 to 4, counted from 0
+    assert [title.split(",")[0] for title in titles[::3]] == ["truth", "prediction", "differences"]
+    assert figure.axes[8].images[1].get_array()[3, 3, 3] == 0.9  # the invented voxel
+
+
+def test_case_strip_of_a_healthy_case_spans_it_all(case: Case) -> None:
+    healthy = dataclasses.replace(case, labels=np.zeros_like(case.labels))
+    assert [axes.get_title() for axes in F.case_strip(healthy, healthy.labels, n=2).axes[:2]] == ["truth, 1", "truth, 5"]
+
+
+def test_gif_has_a_frame_a_slice_in_proportion_with_the_right_on_the_left(case: Case, tmp_path: Path) -> None:
+    from PIL import Image
+
+    labels = np.zeros_like(case.labels)
+    labels[5, 0, 2] = 3  # the patient's right, at the back
+    image = Image.open(F.fly_through(tmp_path / "case.gif", case, labels, width=60))
+    assert (image.n_frames, image.size) == (5, (60, 60))  # 12 x 12 mm
+    image.seek(2)
+    red, green, blue = image.convert("RGB").getpixel((2, 57))
+    assert red > 1.5 * max(green, blue)
+
+
+def test_charts_are_kept_as_vectors_and_pictures_as_pixels(case: Case, scores: pd.DataFrame, tmp_path: Path) -> None:
+    pair = F.overlay_pair(case)
+    assert F.keep(pair, tmp_path / "figures" / "pair") is pair
+    assert "<svg" in F.keep(F.score_boxes(scores), tmp_path / "figures" / "boxes").data
+    before = (tmp_path / "figures" / "boxes.svg").read_bytes()
+    F.keep(F.score_boxes(scores), tmp_path / "figures" / "boxes")
+    assert (tmp_path / "figures" / "boxes.svg").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["boxes.svg", "pair.png"]
+
+
+def linear(color: str) -> np.ndarray:
+    """Light intensities of a color's red, green and blue."""
+    value = np.array(to_rgba(color)[:3])
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("palette", [F.COLORS, tuple(F.ERRORS.values())], ids=["labels", "errors"])
+def test_colors_differ_in_grey_and_for_every_kind_of_color_vision(palette: tuple[str, ...]) -> None:
+    seen = {  # Machado, Oliveira and Fernandes 2009, severity 1
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+    for one, other in itertools.combinations(map(linear, palette), 2):
+        dark, light = sorted(light @ (0.2126, 0.7152, 0.0722) for light in (one, other))
+        assert (light + 0.05) / (dark + 0.05) > 1.5
+        for matrix in seen.values():
+            assert np.abs(np.array(matrix) @ (one - other)).max() > 0.15
 
 
 @pytest.mark.parametrize(("n", "shown"), [(2, [2, 4]), (99, [1, 2, 3, 4, 5])])
@@ -268,3 +356,74 @@ def test_time_course_has_a_line_a_column():
     (axes,) = F.time_course(table).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[10, 5], [11, 4]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
+
+
+def small_network() -> SimpleNamespace:
+    layers = [
+        layer("Conv3D", filters=7, kernel_size=(3, 3, 3)),
+        layer("MaxPooling3D", pool_size=(2, 2, 2)),
+        layer("Conv3D", filters=9, kernel_size=(3, 3, 3)),
+        layer("Conv3DTranspose", filters=7, strides=(2, 2, 2)),
+        layer("Conv3D", filters=7, kernel_size=(3, 3, 3)),
+    ]
+    return SimpleNamespace(layers=layers, count_params=lambda: 1234)
+
+
+def rows() -> list[tuple]:
+    return [("case_a", drawn_case(), drawn_case().labels, wrong_prediction(drawn_case()), None)]
+
+
+DRAWN = {
+    "overlay_pair": lambda: F.overlay_pair(drawn_case()),
+    "truth_and_prediction": lambda: F.truth_and_prediction(rows()),
+    "error_map": lambda: F.error_map(rows()),
+    "case_strip": lambda: F.case_strip(drawn_case(), wrong_prediction(drawn_case()), 3),
+    "montage": lambda: F.montage(drawn_case().image, drawn_case().labels, drawn_case().spacing_mm),
+    "pipeline_chart": lambda: F.pipeline_chart(load_profile("paper")),
+    "network_chart": lambda: F.network_chart(small_network(), (32, 16, 8)),
+    "loss_course": lambda: F.loss_course({0: history(), 1: history(5)}),
+    "score_boxes": lambda: F.score_boxes(some_scores()),
+    "case_dots": lambda: F.case_dots(some_scores()),
+    "history_curves": lambda: F.history_curves(history()),
+    "histogram": lambda: F.histogram(drawn_case()),
+    "class_balance": lambda: F.class_balance(pd.DataFrame([[80, 10, 5, 5]], index=["a"], columns=CLASSES)),
+}
+
+
+def thumbnail(figure: plt.Figure) -> np.ndarray:
+    """The figure as a reader sees it from afar, 120 pixels wide: letters become spots, so that a font's details do not count."""
+    from PIL import Image
+
+    page = io.BytesIO()
+    figure.savefig(page, format="png", dpi=140)
+    image = Image.open(page).convert("RGB")
+    return np.asarray(image.resize((120, round(image.height * 120 / image.width)), Image.Resampling.BOX), int)
+
+
+def looks_like(figure: plt.Figure, name: str) -> bool:
+    from PIL import Image
+
+    drawn, expected = thumbnail(figure), np.asarray(Image.open(PICTURES / f"{name}.png"), int)
+    return drawn.shape == expected.shape and np.abs(drawn - expected).max() <= 32
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_each_figure_looks_as_it_did(name: str) -> None:
+    assert looks_like(DRAWN[name](), name), f"{name} has changed; see the head of this file"
+
+
+def test_a_visible_change_is_seen() -> None:
+    letter, title, color = F.overlay_pair(drawn_case()), F.overlay_pair(drawn_case()), F.score_boxes(some_scores())
+    assert looks_like(letter, "overlay_pair")
+    next(text for text in letter.axes[0].texts if text.get_text() == "R").remove()
+    title.axes[1].set_title("label")
+    color.axes[0].lines[-1].set_color(F.COLORS[0])
+    assert not any((looks_like(letter, "overlay_pair"), looks_like(title, "overlay_pair"), looks_like(color, "score_boxes")))
+
+
+if __name__ == "__main__":
+    from PIL import Image
+
+    PICTURES.mkdir(exist_ok=True)
+    for name, draw in DRAWN.items():
+        Image.fromarray(thumbnail(draw()).astype(np.uint8)).save(PICTURES / f"{name}.png", optimize=True)

@@ -1,11 +1,15 @@
 """The viewer's Python side: what reaches the browser, told from volumes small enough to count."""
 
+import base64
 import gzip
+import io
+import re
 from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
 import pytest
+from PIL import Image
 
 from covidlib.errors import DataError
 from covidlib.viewer import LEGEND, view
@@ -91,7 +95,42 @@ def test_every_control_is_linked_to_the_canvas_in_the_browser() -> None:
     state = ipywidgets.Widget.get_manager_state()["state"].values()
     canvas = f"IPY_MODEL_{box.canvas.model_id}"
     linked = {s["state"]["target"][1] for s in state if "target" in s["state"] and s["state"]["target"][0] == canvas}
-    assert linked == {"plane", "index", "jump", "preset", "window", "opacity"} == set(box.controls)
+    assert linked == {"plane", "index", "playing", "jump", "shown", "preset", "window", "opacity"} == set(box.controls)
+
+
+def test_truth_and_prediction_travel_apart_and_there_is_a_switch_between_them(labels: np.ndarray) -> None:
+    prediction = np.roll(labels, 1, axis=2)
+    box = view(np.zeros(labels.shape), labels, prediction)
+    np.testing.assert_array_equal(unpacked(box.canvas.labels, labels.shape), labels)
+    np.testing.assert_array_equal(unpacked(box.canvas.prediction, labels.shape), prediction)
+    assert box.controls["shown"].options == ("truth", "prediction", "both", "disagreement")
+    assert box.controls["shown"] in box.children
+    assert box.canvas.index == 2  # where the truth has most of it
+    assert [name for name, _ in box.canvas.errors] == ["missed infection", "false infection", "other difference"]
+
+
+def test_a_prediction_without_truth_is_shown_as_it_is_with_no_switch(labels: np.ndarray) -> None:
+    box = view(np.zeros(labels.shape), prediction=labels)
+    np.testing.assert_array_equal(unpacked(box.canvas.labels, labels.shape), labels)
+    assert box.canvas.prediction == b"" and box.canvas.classes and box.canvas.index == 2
+    assert box.controls["shown"] not in box.children
+
+
+def test_a_truth_without_infection_opens_on_the_predicted_one(labels: np.ndarray) -> None:
+    assert view(np.zeros(labels.shape), np.zeros_like(labels), labels).canvas.index == 2
+
+
+def test_shown_in_a_notebook_it_leaves_a_picture_for_paper_and_for_pages_without_scripts(labels: np.ndarray, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr("IPython.display.display", lambda shown, **_: said.append(shown))
+    view(np.full(labels.shape, 100), labels)._ipython_display_()
+    still, widget = said[0].data, said[1]
+    assert "application/vnd.jupyter.widget-view+json" in widget
+    assert "<noscript>" in still and "@media print" in still
+    alt, data = re.search('<img alt="(.+?)" src="data:image/jpeg;base64,(.+?)"', still).groups()
+    assert alt.endswith("lungs in blue, infection in red")
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+    assert (picture[..., 0] > 1.4 * picture[..., 1:].max(axis=-1)).sum() > 100  # infection is red in it
 
 
 def test_equal_volumes_give_equal_bytes() -> None:
@@ -105,6 +144,8 @@ def test_equal_volumes_give_equal_bytes() -> None:
         ({"image": np.zeros((4, 5))}, r"shape \(4, 5\)"),
         ({"image": np.zeros((4, 5, 0))}, r"shape \(4, 5, 0\)"),
         ({"labels": np.zeros((4, 5, 5))}, r"\(4, 5, 5\)"),
+        ({"prediction": np.zeros((4, 5, 5))}, r"\(4, 5, 5\)"),
+        ({"labels": np.zeros((4, 5, 6)), "prediction": np.full((4, 5, 6), 9)}, r"hold \[9\]"),
         ({"labels": np.full((4, 5, 6), 7)}, r"hold \[7\]; allowed: \[0, 1, 2, 3\]"),
         ({"labels": np.full((4, 5, 6), 3), "classes": {1: LEGEND[1]}}, r"hold \[3\]; allowed: \[0, 1\]"),
         ({"spacing_mm": (1, 1)}, "spacing_mm"),

@@ -1,13 +1,10 @@
-"""A small book with two viewers and a formula, built with the project's own settings and opened with no network: from disk
+"""A small book with three viewers and a formula, built with the project's own settings and opened with no network: from disk
 and from a local server. Anything that asks for another machine, and any error on the console, fails the test."""
 
-import functools
-import http.server
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +13,6 @@ import pytest
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SETUP = """
 import numpy as np
 from covidlib.viewer import view
@@ -27,7 +23,12 @@ labels[7, 0, 1], labels[0, 0, 1] = 2, 1    # right lung, left lung at the back
 view(image, labels, spacing_mm=(1, 1, 3))
 """
 HOUNSFIELD = "view(np.linspace(-1300, 300, 8 * 10 * 6).reshape(8, 10, 6), intensity='hu')"
-CANVAS = ".slice-canvas canvas"
+COMPARED = """
+prediction = np.where((labels == 3) & (np.arange(8) == 4)[:, None, None], 1, labels)  # one of three missed: called left lung
+prediction[6, 6:9, 1] = 3                                                           # three in the background too much
+view(image, labels, prediction)
+"""
+CANVAS = ".slice-canvas .frame canvas"
 
 
 def write_notebook(path: Path) -> None:
@@ -35,17 +36,15 @@ def write_notebook(path: Path) -> None:
     import papermill
 
     cells = [nbformat.v4.new_markdown_cell("# Look\n\nInline $x^2$.")]
-    cells += [nbformat.v4.new_code_cell(source) for source in (SETUP, HOUNSFIELD)]
+    cells += [nbformat.v4.new_code_cell(source) for source in (SETUP, HOUNSFIELD, COMPARED)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
     papermill.execute_notebook(path, path, cwd=ROOT, progress_bar=False)
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def book(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
     """The folder with the HTML pages of the small book."""
-    if not CHROMIUM:
-        pytest.skip("no chromium on the path (Debian: apt-get install chromium)")
     root = tmp_path_factory.mktemp("book")
     for name in ("book/_extra", "book/_templates", "book/logo.svg", "_config.yml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -62,56 +61,20 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "_build" / "html"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no chromium on the path (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
-class QuietServer(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        """The test's output is no access log."""
-
-
 @pytest.fixture(scope="module", params=["file", "http"])
-def address(book: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def address(book: Path, served, request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "file":
         yield book.as_uri()
         return
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietServer, directory=book)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def opened(browser, url: str, home: str, width: int = 1200) -> SimpleNamespace:
-    """A page, and the troubles it has had: requests to elsewhere (blocked), failed ones, console errors."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    troubles: list[str] = []
-
-    def gate(route) -> None:
-        if route.request.url.startswith((home, "data:", "blob:")):
-            return route.continue_()
-        troubles.append(f"outside: {route.request.url}")
-        return route.abort()
-
-    page.route("**/*", gate)
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url}"))
-    page.on("response", lambda answer: troubles.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
-    page.goto(url)
-    return SimpleNamespace(page=page, troubles=troubles)
+    with served(book) as url:
+        yield url
 
 
 @pytest.fixture
-def look(browser, address: str) -> Iterator[SimpleNamespace]:
-    """The notebook's page with both viewers drawn; whatever the test does on it must be without trouble."""
-    opening = opened(browser, f"{address}/look.html", address)
-    for number in (0, 1):
+def look(opened, book: Path) -> Iterator[SimpleNamespace]:
+    """The notebook's page with all viewers drawn, from disk; whatever the test does on it must be without trouble."""
+    opening = opened(f"{book.as_uri()}/look.html", book.as_uri())
+    for number in (0, 1, 2):
         says(opening.page, "slice", number)
     yield opening
     opening.page.close()
@@ -127,9 +90,23 @@ def picture(page, number: int = 0) -> str:
     return page.locator(CANVAS).nth(number).evaluate("canvas => canvas.toDataURL()")
 
 
-def pixel(page, column: int, row: int) -> list[int]:
+def pixel(page, column: int, row: int, number: int = 0) -> list[int]:
     script = "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3)"
-    return page.locator(CANVAS).first.evaluate(script, [column, row])
+    return page.locator(CANVAS).nth(number).evaluate(script, [column, row])
+
+
+def bar(page, number: int) -> list[int]:
+    """Colored pixels in each of the columns of the bar that stand for a slice: red, green and blue differ there."""
+    script = """(bar, slices) => [...Array(slices).keys()].map(slice => {
+        const x = Math.round((8 + slice * (bar.clientWidth - 16) / (slices - 1)) * bar.width / bar.clientWidth) + 4;
+        const data = bar.getContext('2d').getImageData(Math.min(x, bar.width - 9), 0, 1, bar.height).data;
+        return [...Array(bar.height).keys()].filter(y => data[4 * y + 3] && Math.abs(data[4 * y] - data[4 * y + 2]) > 9).length;
+    })"""
+    return page.locator(".slice-canvas .bar").nth(number).evaluate(script, 6)
+
+
+def button(page, name: str, number: int = 0):
+    return page.locator(".covidlib-viewer").nth(number).get_by_role("button", name=name, exact=True)
 
 
 def edges(page) -> str:
@@ -219,6 +196,94 @@ def test_the_overlay_fades_out(look) -> None:
     assert pixel(page, 4, 5) == [108, 108, 108]  # 101 of the lung window's 238, of 255
 
 
+def test_truth_prediction_both_and_disagreement_are_four_pictures(look) -> None:
+    page, missed, invented = look.page, (7 - 4, 9 - 4), (7 - 6, 9 - 7)
+    red = pixel(page, 7 - 3, 9 - 4, 2)
+    assert pixel(page, *missed, 2) == red and len(set(pixel(page, *invented, 2))) == 1
+    button(page, "prediction", 2).click()
+    says(page, "infection", 2)
+    assert pixel(page, *missed, 2)[2] > pixel(page, *missed, 2)[0] and pixel(page, *invented, 2) == red
+    button(page, "both", 2).click()
+    says(page, "outlined: prediction", 2)
+    filled, outline = pixel(page, 7 - 3, 9 - 4, 2), pixel(page, *invented, 2)
+    assert outline[0] - outline[2] > red[0] - red[2]  # stronger, as an outline
+    button(page, "disagreement", 2).click()
+    says(page, "missed infection", 2)
+    yellow, violet, agreed = (pixel(page, *place, 2) for place in (missed, invented, (7 - 3, 9 - 4)))
+    assert yellow[0] > yellow[2] and yellow[1] > yellow[2] and violet[2] > violet[1] and len(set(agreed)) == 1
+    assert filled != agreed
+
+
+def test_the_pointer_tells_truth_and_prediction_where_they_can_be_compared(look) -> None:
+    page, canvas = look.page, look.page.locator(CANVAS).nth(2)
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * (7 - 4 + 0.5) / 8, "y": box["height"] * (9 - 4 + 0.5) / 10})
+    says(page, "101 · infection, predicted left lung · x 4.0 y 4.0 z 1.0 mm", 2)
+
+
+def test_the_bar_over_the_slider_shows_which_slices_are_infected_and_takes_clicks(look) -> None:
+    page = look.page
+    assert [count > 0 for count in bar(page, 2)] == [False, True, False, False, False, False]
+    one = page.locator(".slice-canvas .bar").nth(2)
+    width = one.bounding_box()["width"]
+    one.click(position={"x": width - 8, "y": 5})
+    says(page, "axial slice 6 of 6", 2)
+    button(page, "coronal", 2).click()
+    says(page, "coronal slice 5 of 10", 2)
+    assert page.locator(".slice-canvas .bar").nth(1).is_hidden()  # no labels, nothing to show
+
+
+def test_play_runs_through_the_slices_and_stops(look) -> None:
+    page = look.page
+    button(page, "Play", 2).click()
+    for number in (5, 1, 3):  # on, over the end, and on again
+        says(page, f"axial slice {number} of 6", 2)
+    button(page, "Play", 2).click()
+    stopped = picture(page, 2)
+    page.locator(CANVAS).nth(2).focus()
+    page.keyboard.press("Home")
+    says(page, "axial slice 1 of 6", 2)
+    assert picture(page, 2) != stopped
+
+
+def test_all_controls_have_names_and_states_for_screen_readers(look) -> None:
+    page, viewer = look.page, look.page.locator(".covidlib-viewer").nth(2)
+    for name in ("Slice", "Range, low end", "Range, high end", "Overlay", "axial CT slice; arrow keys change it"):
+        assert viewer.get_by_role("slider", name=name, exact=True).count() == 1
+    for name in ("Plane", "Labels", "Window"):
+        assert viewer.get_by_role("group", name=name, exact=True).count() == 1
+    button(page, "coronal", 2).click()
+    viewer.get_by_role("button", name="coronal", pressed=True).wait_for()
+    said = page.locator(CANVAS).nth(2).get_attribute("aria-valuetext")
+    assert said == "slice 5 of 10, 3 infected voxels, 2 predicted"
+    nameless = "nodes => nodes.filter(n => !n.textContent.trim() && !n.ariaLabel || n.title === 'null').length"
+    assert viewer.locator("button, label").evaluate_all(nameless) == 0
+
+
+def test_the_viewer_can_be_worked_with_the_tab_and_enter_keys_alone(look) -> None:
+    page = look.page
+    page.locator(CANVAS).nth(2).focus()
+    names = []
+    for _ in range(16):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent"))
+    assert names[:3] == ["Slice", "Play", "Slice with most infection"] and names[-1] == "Overlay"
+    button(page, "sagittal", 2).focus()
+    page.keyboard.press("Enter")
+    says(page, "sagittal slice", 2)
+
+
+def test_a_montage_stands_in_where_scripts_are_off_and_on_paper(opened, look, book: Path) -> None:
+    still = look.page.locator(".covidlib-still").nth(2)
+    assert still.is_hidden()
+    look.page.emulate_media(media="print")
+    assert still.is_visible() and look.page.locator(".covidlib-viewer").nth(2).is_hidden()
+    without = opened(f"{book.as_uri()}/look.html", book.as_uri(), java_script_enabled=False)
+    picture = without.page.locator(".covidlib-still img").nth(2)
+    assert picture.is_visible() and picture.bounding_box()["width"] > 300
+    without.page.close()
+
+
 def test_the_pointer_reads_value_class_and_place(look) -> None:
     page, canvas = look.page, look.page.locator(CANVAS).first
     box = canvas.bounding_box()
@@ -226,8 +291,8 @@ def test_the_pointer_reads_value_class_and_place(look) -> None:
     says(page, "101 · infection · x 3.0 y 4.0 z 3.0 mm")
 
 
-def test_formulas_are_typeset_with_our_own_fonts(browser, address: str) -> None:
-    opening = opened(browser, f"{address}/index.html", address)
+def test_formulas_are_typeset_with_our_own_fonts(opened, address: str) -> None:
+    opening = opened(f"{address}/index.html", address)
     opening.page.locator("mjx-container mjx-mfrac").wait_for()
     loaded = "[...document.fonts].some(font => font.family.startsWith('MJXTEX') && font.status === 'loaded')"
     opening.page.wait_for_function(loaded)
@@ -235,8 +300,8 @@ def test_formulas_are_typeset_with_our_own_fonts(browser, address: str) -> None:
     assert not opening.troubles, "\n".join(opening.troubles)
 
 
-def test_all_fits_on_a_page_of_400_pixels(browser, address: str) -> None:
-    opening = opened(browser, f"{address}/look.html", address, width=400)
+def test_all_fits_on_a_page_of_400_pixels(opened, address: str) -> None:
+    opening = opened(f"{address}/look.html", address, width=400)
     says(opening.page, "slice")
     rights = "[...document.querySelectorAll('.covidlib-viewer *')].map(node => node.getBoundingClientRect().right)"
     assert max(opening.page.evaluate(rights)) <= 400

@@ -1,0 +1,78 @@
+"""Every page of the built book, opened from disk with no network, wide and narrow, light and dark: troubles, pictures without a
+text, headings that skip a level, text that is hard to read, and pages that scroll sideways. `make book` comes first."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from covidlib.book import BUILD
+
+pytestmark = pytest.mark.browser
+HTML = BUILD / "html"
+PAGES = sorted(str(path.relative_to(HTML)) for folder in ("book", "notebooks") for path in (HTML / folder).glob("*.html"))
+WITHOUT_ALT = "[...document.querySelectorAll('.bd-article img')].filter(img => !img.alt.trim() || img.alt === img.src).map(img => img.src)"
+HEADINGS = "[...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
+WIDE = """[...document.querySelectorAll('.bd-article *')].filter(n => n.getBoundingClientRect().right > innerWidth + 1
+    && !n.closest('.highlight, .pst-scrollable-table-container, .scrolls, mjx-container, .covidlib-viewer')).map(n => n.outerHTML.slice(0, 90))"""
+FAINT = """() => {
+    const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+    const parse = css => {
+        pen.clearRect(0, 0, 1, 1);
+        pen.fillStyle = css;
+        pen.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, below) => below.map((v, i) => i < 3 ? top[3] * top[i] + (1 - top[3]) * v : 1);
+    const light = rgb => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => {
+        const v = rgb[i] / 255;
+        return sum + share * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    }, 0);
+    const behind = node => node ? over(parse(getComputedStyle(node).backgroundColor), behind(node.parentElement)) : [255, 255, 255, 1];
+    const faint = new Set();
+    const walker = document.createTreeWalker(document.querySelector('.bd-main'), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const node = walker.currentNode.parentElement;
+        if (!walker.currentNode.textContent.trim() || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        if (node.closest('mjx-container, script, style, noscript, .slice-canvas .edge, svg')) continue;
+        const style = getComputedStyle(node), ground = behind(node);
+        const [dark, bright] = [light(over(parse(style.color), ground)), light(ground)].sort((a, b) => a - b);
+        const ratio = (bright + 0.05) / (dark + 0.05), size = parseFloat(style.fontSize);
+        const large = size >= 24 || size >= 18.66 && +style.fontWeight >= 700;
+        if (ratio < (large ? 3 : 4.5))
+            faint.add(`${ratio.toFixed(1)}: ${node.tagName}.${node.className} '${walker.currentNode.textContent.trim().slice(0, 30)}'`);
+    }
+    return [...faint];
+}"""
+
+
+def test_the_book_is_there_to_be_looked_at() -> None:
+    if not (HTML / "index.html").is_file():
+        pytest.skip("no _build/html: `make book` first")
+    assert len(PAGES) > 10
+
+
+@pytest.fixture(params=PAGES)
+def visit(opened, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    opening = opened((HTML / request.param).as_uri(), HTML.as_uri(), color_scheme="light")
+    for number in range(opening.page.locator("script[type='application/vnd.jupyter.widget-view+json']").count()):
+        opening.page.locator(".slice-canvas").nth(number).get_by_text("slice").first.wait_for()
+    yield opening
+    opening.page.close()
+    assert not opening.troubles, "\n".join(opening.troubles)
+
+
+def test_page(visit) -> None:
+    page = visit.page
+    assert page.evaluate(WITHOUT_ALT) == []
+    levels = page.evaluate(HEADINGS)
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), levels
+    assert page.evaluate(FAINT) == []
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    assert page.evaluate(FAINT) == []
+    page.set_viewport_size({"width": 400, "height": 900})
+    assert page.evaluate(WIDE) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
