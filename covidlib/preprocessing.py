@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+SLAB = 16  # slices at a time
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A volume on the working grid: image float32 and labels uint8 or None, both (x, y, z); spacing_mm as it really is there."""
@@ -37,12 +40,15 @@ class Prepared:
 
 def prepare(case: Case, settings: Preprocessing) -> Prepared:
     """All steps of section 3.2, in order. A case without labels gives labels None."""
-    grey = to_grey(case.image, case.intensity, settings)
-    shape = working_shape(grey.shape, case.spacing_mm, settings.spacing_mm)
-    image = resample(grey, shape, "cubic", settings.low_pass)
-    image = z_score(image, settings)
+    shape = working_shape(case.image.shape, case.spacing_mm, settings.spacing_mm)
+    span = grey_span(case.image, case.intensity, settings)
+    slabs = [  # in plane first and a few slices at a time: the whole scan never exists a second time at full size
+        resample(_stretch(part, *span), (*shape[:2], part.shape[2]), "cubic", settings.low_pass)
+        for part in np.array_split(case.image, -(-case.image.shape[2] // SLAB), axis=2)
+    ]
+    image = z_score(resample(np.concatenate(slabs, 2), shape, "cubic", settings.low_pass), settings)
     labels = None if case.labels is None else resample_labels(case.labels, shape)
-    spacing = tuple(s * n / m for s, n, m in zip(case.spacing_mm, grey.shape, shape, strict=True))
+    spacing = tuple(s * n / m for s, n, m in zip(case.spacing_mm, case.image.shape, shape, strict=True))
     return Prepared(case.id, image, labels, spacing)
 
 
@@ -106,13 +112,24 @@ def to_grey(image: np.ndarray, intensity: str, settings: Preprocessing) -> np.nd
     fixed: the window's ends become 0 and 255, grey images stay (the data set's authors made them with that window).
     volume: everything is clipped to the window, then each volume's own minimum and maximum become 0 and 255 (original code).
     """
+    return _stretch(image, *grey_span(image, intensity, settings))
+
+
+def grey_span(image: np.ndarray, intensity: str, settings: Preprocessing) -> tuple[float, float]:
+    """The intensities that become grey 0 and 255; see `to_grey`. Infinite for an image that stays as it is."""
     low, high = settings.window_hu
     if settings.grey == "volume":
-        image = np.clip(image, low, high)
-        low, high = float(image.min()), float(image.max())
-    elif intensity == "grey":
-        return image.astype(np.float32)
-    return (np.clip(image, low, high).astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+        return float(np.clip(image.min(), low, high)), float(np.clip(image.max(), low, high))
+    return (-np.inf, np.inf) if intensity == "grey" else (low, high)
+
+
+def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    grey = image.astype(np.float32)
+    if np.isfinite(low):
+        np.clip(grey, low, high, out=grey)
+        grey -= np.float32(low)
+        grey *= np.float32(255 / max(high - low, 1e-6))
+    return grey
 
 
 def z_score(image: np.ndarray, settings: Preprocessing) -> np.ndarray:
@@ -143,26 +160,55 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], kernel: str = "cubic", 
 
 def resample_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Resample integer labels: each new voxel takes the class that covers most of it, so no class is invented. uint8."""
-    best, winner = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    for label in np.unique(labels):
-        share = resample(labels == label, shape, "linear")
-        winner[share > best] = label
-        np.maximum(best, share, out=best)
+    from scipy.ndimage import find_objects
+
+    best, winner, background = np.zeros(shape, np.float32), np.zeros(shape, np.uint8), np.ones(shape, np.float32)
+    for label, box in enumerate(find_objects(labels.astype(np.uint8)), 1):
+        if box is None:
+            continue
+        share, there = labels[box] == label, []
+        for axis in (0, 1, 2):  # only where the class is: a lung fills a tenth of a scan, infection a hundredth
+            weights = resampling_weights(labels.shape[axis], shape[axis], "linear")
+            there.append(_reached(weights[:, box[axis]]))
+            share = _along(weights[there[axis], box[axis]], np.ascontiguousarray(share, np.float32), axis)
+        place = tuple(there)
+        background[place] -= share
+        winner[place][share > best[place]] = label
+        np.maximum(best[place], share, out=best[place])
+    winner[background >= best] = 0
     return winner
 
 
-def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = 16) -> np.ndarray:
+def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = SLAB) -> np.ndarray:
     """Probabilities (x, y, z, classes) on the working grid to uint8 labels (x, y, z) on a grid of `shape` over the same extent.
 
-    Linear interpolation, then the likeliest class; `slab` slices at a time, so that memory stays small.
+    Linear interpolation, then the likeliest class; `slab` slices at a time, so that memory stays small. Only where a voxel that
+    is not background has a say: between voxels that are all background, interpolation cannot find anything else.
     """
-    labels = np.empty(shape, np.uint8)
-    weights = resampling_weights(probabilities.shape[2], shape[2], "linear")
-    for start in range(0, shape[2], slab):
-        rows = weights[start : start + slab]
-        part = _along(rows, np.ascontiguousarray(probabilities, np.float32), 2)
-        labels[:, :, start : start + slab] = resample(part, (*shape[:2], rows.shape[0]), "linear").argmax(-1)
+    from scipy.ndimage import find_objects
+
+    labels = np.zeros(shape, np.uint8)
+    marked = find_objects((probabilities.argmax(-1) > 0).astype(np.uint8))
+    if not marked:
+        return labels
+    weights = [resampling_weights(n, m, "linear") for n, m in zip(probabilities.shape, shape, strict=False)]
+    there = [_reached(w[:, box]) for w, box in zip(weights, marked[0], strict=True)]
+    asked = [_reached(w[rows].T.tocsr()) for w, rows in zip(weights, there, strict=True)]
+    probabilities = np.ascontiguousarray(probabilities[tuple(asked)], np.float32)
+    in_plane = [w[rows, columns] for w, rows, columns in zip(weights, there, asked, strict=True)][:2]
+    for start in range(there[2].start, there[2].stop, slab):
+        rows = slice(start, min(start + slab, there[2].stop))
+        part = _along(weights[2][rows, asked[2]], probabilities, 2)
+        for axis in (0, 1):
+            part = _along(in_plane[axis], part, axis)
+        labels[there[0], there[1], rows] = part.argmax(-1)
     return labels
+
+
+def _reached(weights: "csr_array") -> slice:
+    """From the first to the last row that has a weight."""
+    rows = np.flatnonzero(np.diff(weights.indptr))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)
 
 
 def resampling_weights(n_in: int, n_out: int, kernel: str = "cubic", low_pass: bool = True) -> "csr_array":

@@ -253,3 +253,21 @@ def test_a_file_written_anew_with_the_same_bytes_changes_nothing(tmp_path, write
         path.write_bytes(path.read_bytes())
     prepare_cached(tmp_path, CASE, FIXED, None, tmp_path / "cache")
     assert made == [CASE]
+
+
+# ------------------------------------------------------------------------------------ shortcuts give what the long way would give
+
+
+@pytest.mark.parametrize("shape", [(23, 31, 9), (7, 11, 5), (12, 16, 8), (24, 8, 8)])
+def test_shortcuts_around_the_background_change_nothing(shape):
+    """Labels there and back, computed only around what is not background, against every class on the whole grid."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((12, 16, 8), np.uint8)
+    labels[2:6, 3:9, 1:7], labels[7:11, 3:9, 1:7], labels[8:10, 5:7, 3:5] = 1, 2, 3
+    shares = np.stack([resample(labels == label, shape, "linear") for label in range(4)], -1)
+    np.testing.assert_array_equal(resample_labels(labels, shape), shares.argmax(-1))
+    doubtful = (
+        np.eye(4, dtype=np.float32)[labels] + rng.uniform(0, 0.9, (*labels.shape, 4)).astype(np.float32) * (labels > 0)[..., None]
+    )
+    probabilities = doubtful / doubtful.sum(-1, keepdims=True)
+    np.testing.assert_array_equal(labels_on_grid(probabilities, shape), resample(probabilities, shape, "linear").argmax(-1))
