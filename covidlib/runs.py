@@ -65,10 +65,10 @@ class Run:
 
     def prepared(self, cases: Sequence[str]) -> list[Prepared]:
         """Cases on the working grid, from the cache or made now, with a progress bar in a terminal."""
-        from tqdm import tqdm
-
         if self.data is None:
             return [read_prepared(self.folder / "prepared" / f"{case}.npz") for case in cases]
+        from tqdm import tqdm
+
         intensity = self.profile.data.intensity
         return [
             prepare_cached(self.data, case, self.profile.preprocessing, intensity.get(case), self.folder / "prepared")

@@ -20,7 +20,7 @@ from covidlib.errors import DataError
 from covidlib.files import read_json
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Training, load_profile
-from covidlib.runs import open_run, reopen_run
+from covidlib.runs import ROOT, open_run, reopen_run
 from covidlib.store import pack_run
 from covidlib.training import Keeper, after_epoch, compiled_network, fit, next_rate, train_fold
 
@@ -363,3 +363,27 @@ def test_a_packed_run_trains_without_its_scans_and_is_taken_back_as_trained(tmp_
 def test_a_folder_that_is_no_run_cannot_be_reopened(tmp_path):
     with pytest.raises(DataError, match=r"no run\.json of a run"):
         reopen_run(tmp_path)
+
+
+AWAY = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"tensorflow", "nibabel", "matplotlib", "yaml", "papermill", "tqdm"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Missing())
+from covidlib.__main__ import main
+sys.exit(main(["train", "--run", sys.argv[1], "--folds", "0"]))
+"""
+
+
+def test_a_packed_run_trains_under_jax_where_little_is_installed(tmp_path, trained_run):
+    """As on a GPU machine without TensorFlow and nibabel: keras, jax, scipy and batchgenerators are enough."""
+    packed = pack_run(trained_run, tmp_path / "packed")
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", AWAY, str(packed)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fold 0: loss" in done.stdout and (packed / "fold_0" / "model.weights.h5").is_file()
