@@ -12,7 +12,8 @@ from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum
 from covidlib.patches import windows
-from covidlib.predict import Predictor, predict_scans
+from covidlib.predict import SHIPPED, Predictor, predict_scans
+from covidlib.runs import ROOT
 from covidlib.viewer import view
 
 SEEING = {"network.filters": [6, 8], "preprocessing.z_score": "fixed", "inference.mode": "volume"}
@@ -222,3 +223,19 @@ def test_three_lines_of_python(scans, weights, tmp_path):
     result = predictor(tmp_path / "in" / "a.nii.gz")
     box = view(result.case, result.labels)
     assert list(box.canvas.shape) == list(chest().shape)
+
+
+LCTSC = ROOT.parent / "shared" / "data" / "lctsc-true-hu"
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not LCTSC.is_dir(), reason="no real CT at ../shared/data/lctsc-true-hu")
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no weights in covidlib/weights")
+def test_a_real_scan_of_512_pixels_from_file_to_table(tmp_path):
+    assert main(["predict", str(LCTSC / "images" / "lctsc_4.nii.gz"), "--out", str(tmp_path)]) == 0
+    stored, labels = nib.load(LCTSC / "images" / "lctsc_4.nii.gz"), nib.load(tmp_path / "lctsc_4_labels.nii.gz")
+    truth, found = np.asanyarray(nib.load(LCTSC / "lungs" / "lctsc_4.nii.gz").dataobj) > 0, np.asanyarray(labels.dataobj) > 0
+    np.testing.assert_array_equal(labels.affine, stored.affine)
+    assert 2 * np.count_nonzero(truth & found) / (np.count_nonzero(truth) + np.count_nonzero(found)) > 0.9
+    (row,) = table(tmp_path / "quantification.csv")
+    assert row["intensity"] == "hu" and -800 < float(row["infection_mean_hu"]) < 100 and row["warnings"] == ""
