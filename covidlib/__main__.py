@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -120,6 +121,7 @@ def _run(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> int:
     from covidlib.predict import SHIPPED, predict_scans
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only its errors between the lines about the scans
     failed = predict_scans(given.inputs, given.out, given.weights or SHIPPED, given.intensity, given.probabilities)
     sys.stdout.write(f"{len(failed)} failed, see errors.csv; " if failed else "")
     sys.stdout.write(f"results: {given.out}/quantification.csv\n")

@@ -6,8 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
 from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
-from covidlib.profile import Preprocessing, Profile, _build
+from covidlib.profile import Inference, Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
-from covidlib.scan import Scan, find_scans, read_scan
+from covidlib.scan import find_scans, read_scan
 
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
+VOXELS_AT_ONCE = 10**8  # times feature maps: about 5 GiB in bfloat16
+MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
 
@@ -71,16 +72,15 @@ class Predictor:
                 raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
             self.models.append(model)
 
-    def __call__(self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None) -> Prediction:
-        """Predict one scan; arguments and errors as `covidlib.scan.read_scan`."""
-        return self.predict(read_scan(source, spacing_mm, intensity))
-
-    def predict(self, scan: Scan) -> Prediction:
-        """Mean probabilities of the networks, labels on the scan's own grid, and what is to be said about them."""
+    def __call__(
+        self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None, name: str | None = None
+    ) -> Prediction:
+        """Mean probabilities of the networks, and labels on the scan's own grid; arguments and errors as `read_scan`."""
         from covidlib.inference import predict_volume
 
+        scan = read_scan(source, spacing_mm, intensity, name)
         case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
-        settings, step = self.profile.inference, self.profile.network.smallest_step
+        settings, step = _within_memory(self.profile, prepared.image.shape), self.profile.network.smallest_step
         probabilities = np.float32(0)
         for model in self.models:
             probabilities = probabilities + predict_volume(model, prepared, settings, step) / np.float32(len(self.models))
@@ -114,22 +114,38 @@ def predict_scans(
     if folder.resolve() in [Path(path).resolve() for path in inputs]:
         raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
     profile, files = _weights(Path(weights))
-    made_with = [profile.as_dict(), [checksum(file) for file in files], intensity]
+    made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity], *MODULES)
     folder.mkdir(parents=True, exist_ok=True)
     failed, predictor, started, worked = [], None, time.monotonic(), 0
     with _only_one(folder):
         for number, (name, path) in enumerate(scans.items(), 1):
-            key = fingerprint([made_with, _stamp(path)], "scan", "predict", "quantification", "inference", "preprocessing")[:12]
+            key = fingerprint([made_with, _stamp(path)])[:12]
             if _is_finished(folder, name, key, probabilities):
                 log.info("%d of %d, %s: finished before", number, len(scans), name)
                 continue
             predictor = predictor or Predictor(weights)
-            with _reported(folder, name, failed):
-                said = _predict_one(predictor, name, path, folder, key, intensity, probabilities)
-                worked += 1
-                left = (time.monotonic() - started) / worked * (len(scans) - number) / 60
-                log.info("%d of %d, %s: %s; about %.0f minutes left", number, len(scans), name, said, left)
+            try:
+                said, problem = _predict_one(predictor, name, path, folder, key, intensity, probabilities), None
+            except Exception as error:  # one bad scan must not stop the others
+                said = _reason(name, error)
+                problem = {"error": said}
+                failed.append(name)
+            _put_row(folder / "errors.csv", name, problem)
+            worked += 1
+            left = (time.monotonic() - started) / worked * (len(scans) - number) / 60
+            log.info("%d of %d, %s; about %.0f minutes left", number, len(scans), said, left)
     return failed
+
+
+def _within_memory(profile: Profile, shape: Sequence[int]) -> Inference:
+    """The profile's way of predicting; a volume too large for one go (`VOXELS_AT_ONCE`) is cut into overlapping slabs."""
+    settings, (*step, step_z) = profile.inference, profile.network.smallest_step
+    most = VOXELS_AT_ONCE // profile.network.filters[0]
+    if settings.mode == "windows" or np.prod(shape) <= most:
+        return settings
+    plane = [-(-n // m) * m for n, m in zip(shape[:2], step, strict=True)]
+    height = max(1, most // int(np.prod(plane)) // step_z) * step_z
+    return replace(settings, mode="windows", window_shape_vox=(*plane, height), overlap=0.25)
 
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:
@@ -142,7 +158,7 @@ def _weights(folder: Path) -> tuple[Profile, list[Path]]:
         given = read_json(folder / "run.json")["profile"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'run.json'}: holds no profile ({type(error).__name__}); take a whole run") from error
-    return _build(Profile, given, "run.json", ""), files
+    return profile_from(given), files
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -157,28 +173,20 @@ def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool
     return bool(row) and row.get("key") == key and all((folder / f"{name}_{ending}").is_file() for ending in endings)
 
 
-@contextmanager
-def _reported(folder: Path, name: str, failed: list[str]) -> Iterator[None]:
-    """One bad scan must not stop the others: errors go to errors.csv; of a strange one the kind, as its text may quote a file."""
-    try:
-        yield
-    except Exception as error:
-        strange = f"{name}: {type(error).__name__}; an error of the program, or of the machine (disk, memory)"
-        reason = str(error) if isinstance(error, DataError) else strange
-        log.debug("%s", name, exc_info=True)
-        log.info("%s", reason)
-        failed.append(name)
-        _put_row(folder / "errors.csv", name, {"error": reason})
-    else:
-        _put_row(folder / "errors.csv", name, None)
+def _reason(name: str, error: Exception) -> str:
+    """What goes to errors.csv: our own words; of another error its kind, because its text may quote a file."""
+    if isinstance(error, DataError):
+        return str(error)
+    return f"{name}: {type(error).__name__}; an error of the program, or of the machine (disk, memory)"
 
 
 def _predict_one(
     predictor: Predictor, name: str, path: Path, folder: Path, key: str, intensity: str | None, probabilities: bool
 ) -> str:
     """Predict a scan and write all of its files, the row of the table last; returns a line about it."""
-    result = predictor.predict(read_scan(path, intensity=intensity, name=name))
-    said = _sentence(result)
+    _put_row(folder / "quantification.csv", name, None)
+    result = predictor(path, intensity=intensity, name=name)
+    said = f"{name}: {_sentence(result)}"
     save_labels(result.labels, result.case, folder / f"{name}_labels.nii.gz")
     _save_overlay(result, said, folder / f"{name}_overlay.png")
     if probabilities:
@@ -199,7 +207,7 @@ def _sentence(result: Prediction) -> str:
 def _save_overlay(result: Prediction, said: str, path: Path) -> None:
     from covidlib.figures import overlay
 
-    title = "\n".join([f"{result.case.id}: {said}".replace("; WARNING", "\nWARNING"), "Not for clinical use."])
+    title = said.replace("; WARNING", "\nWARNING") + "\nNot for clinical use."
     with whole_file(path) as temporary:
         overlay(result.case, result.labels, title).savefig(temporary, dpi=150)
 

@@ -12,7 +12,8 @@ from covidlib.dataset import IMAGES, MASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("tensorflow", "keras", "jax", "matplotlib", "pandas", "scipy", "nibabel", "papermill", "batchgenerators")
-LIGHT = ("", ".errors", ".profile", ".files", ".dataset", ".preprocessing", ".patches", ".runs", ".workflow", ".__main__")
+LIGHT = ("", ".errors", ".profile", ".files", ".dataset", ".preprocessing", ".patches", ".runs", ".workflow", ".__main__",
+         ".scan", ".quantification", ".predict")  # fmt: skip
 
 
 def python(*arguments):
@@ -111,7 +112,7 @@ def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     out = capsys.readouterr().out
-    assert caught.value.code == 0 and all(verb in out for verb in ("run", "check", "fetch", "phantom"))
+    assert caught.value.code == 0 and all(verb in out for verb in ("run", "predict", "check", "fetch", "phantom"))
 
 
 def test_importing_covidlib_and_its_light_modules_loads_nothing_heavy():

@@ -11,7 +11,9 @@ from variants import NEARLY, PATIENT, PLAIN, SPACING, VARIANTS, chest, dice, pre
 from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum
-from covidlib.predict import Predictor, predict_scans
+from covidlib.patches import windows
+from covidlib.predict import SHIPPED, Predictor, predict_scans
+from covidlib.runs import ROOT
 from covidlib.viewer import view
 
 SEEING = {"network.filters": [6, 8], "preprocessing.z_score": "fixed", "inference.mode": "volume"}
@@ -47,14 +49,14 @@ def test_every_way_of_storing_a_scan_gives_the_same_labels(name, predictor, plai
 
 def test_spacing_and_size_from_one_end_to_the_other(predictor, tmp_path):
     """The same chest at other resolutions: about as much of it marked."""
-    body = np.repeat(np.repeat(chest((64, 64, 20)), 2, 0), 2, 1)
+    body = np.repeat(np.repeat(chest((32, 32, 10)), 2, 0), 2, 1)
     expected = None
-    for step, per_slice, millimeters in ((1, 1, 10.0), (2, 1, 10.0), (1, 20, 0.5)):  # 128 x 128 x 20, 64 x 64, 0.5 mm slices
+    for step, per_slice, millimeters in ((1, 1, 10.0), (2, 1, 10.0), (1, 20, 0.5)):  # 64 x 64 x 10, half, 0.5 mm slices
         hu = np.repeat(body[::step, ::step], per_slice, 2)
-        result = predictor(hu, (3.0 * step, 3.0 * step, millimeters))
+        result = predictor(hu, (5.0 * step, 5.0 * step, millimeters))
         found = result.quantities["lung_ml"]
         expected = expected or found
-        assert result.labels.shape == hu.shape and abs(found - expected) < 0.05 * expected
+        assert result.labels.shape == hu.shape and abs(found - expected) < 0.1 * expected
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 1), (5, 4, 3), (1, 1, 2), (1024, 1024, 2)])
@@ -77,6 +79,15 @@ def test_a_part_of_the_lungs_is_predicted_with_a_warning(predictor):
     result = predictor(chest()[..., 12:13], SPACING)
     found = result.quantities["lung_ml"]
     assert 100 < found < 500 and f"lungs of {found:.0f} mL found: no chest, or a small part of one" in result.warnings
+
+
+def test_a_volume_too_large_for_one_go_is_cut_into_slabs(weights, predictor, plain, monkeypatch):
+    """Slabs of 8 slices that overlap by 2; in each the network looks no further than its own slice."""
+    monkeypatch.setattr("covidlib.predict.VOXELS_AT_ONCE", 80 * 64 * 8 * 6)
+    seen = []
+    monkeypatch.setattr("covidlib.inference.windows", lambda *given: seen.append(given[1]) or windows(*given))
+    np.testing.assert_array_equal(predictor(chest(), SPACING).labels, plain)
+    assert seen == [(80, 64, 8)]
 
 
 # An ensemble, and weights that are none
@@ -212,3 +223,19 @@ def test_three_lines_of_python(scans, weights, tmp_path):
     result = predictor(tmp_path / "in" / "a.nii.gz")
     box = view(result.case, result.labels)
     assert list(box.canvas.shape) == list(chest().shape)
+
+
+LCTSC = ROOT.parent / "shared" / "data" / "lctsc-true-hu"
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not LCTSC.is_dir(), reason="no real CT at ../shared/data/lctsc-true-hu")
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no weights in covidlib/weights")
+def test_a_real_scan_of_512_pixels_from_file_to_table(tmp_path):
+    assert main(["predict", str(LCTSC / "images" / "lctsc_4.nii.gz"), "--out", str(tmp_path)]) == 0
+    stored, labels = nib.load(LCTSC / "images" / "lctsc_4.nii.gz"), nib.load(tmp_path / "lctsc_4_labels.nii.gz")
+    truth, found = np.asanyarray(nib.load(LCTSC / "lungs" / "lctsc_4.nii.gz").dataobj) > 0, np.asanyarray(labels.dataobj) > 0
+    np.testing.assert_array_equal(labels.affine, stored.affine)
+    assert 2 * np.count_nonzero(truth & found) / (np.count_nonzero(truth) + np.count_nonzero(found)) > 0.9
+    (row,) = table(tmp_path / "quantification.csv")
+    assert row["intensity"] == "hu" and -800 < float(row["infection_mean_hu"]) < 100 and row["warnings"] == ""

@@ -42,7 +42,9 @@ def test_a_dicom_series_is_the_same_case(tmp_path):
 
 
 def test_an_array_needs_its_spacing(tmp_path):
-    np.testing.assert_array_equal(read_scan(HU, FINE).case.image, HU)
+    given = np.where(HU == -1000, -2000, HU).astype(np.float32)
+    np.testing.assert_array_equal(read_scan(given, FINE).case.image, np.maximum(given, -1024))
+    assert given.min() == -2000  # what was given stays as it is
     with pytest.raises(DataError, match="scan: spacing_mm is None; an array needs three lengths in mm"):
         read_scan(HU)
     with pytest.raises(DataError, match=r"scan: spacing \[0.8, 0.8, -5.0\] mm; allowed: positive"):
