@@ -28,7 +28,7 @@ def notebook(name):
 
 
 DATA = ["dataset", "phantom", "preprocessing"]
-TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "training", "inference"]
+TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "training", "inference", "postprocessing"]
 
 
 rule all:

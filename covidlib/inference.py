@@ -13,10 +13,12 @@ from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.network import build_network
 from covidlib.patches import Corner, crop, merge, windows
+from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import Prepared, labels_on_grid
 from covidlib.profile import Inference
 from covidlib.runs import Run
 
+CODE = ("inference", "patches", "preprocessing", "postprocessing", "dataset")
 EXCHANGED = [0, 2, 1, 3]  # left and right lung of CLASSES
 
 
@@ -54,7 +56,7 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     if not weights.is_file():
         raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
     settings = run.profile.as_dict()["inference"]
-    key = fingerprint([checksum(weights), settings, fold.test], "inference", "patches", "preprocessing", "dataset")
+    key = fingerprint([checksum(weights), settings, fold.test], *CODE)
     made = {case: run.prediction(number, case) for case in fold.test}
     if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
         return made
@@ -62,7 +64,8 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
         probabilities = predict_volume(model, run.prepared([case])[0], run.profile.inference, run.profile.network.smallest_step)
-        save_labels(labels_on_grid(probabilities, original.image.shape), original, made[case])
+        labels = labels_on_grid(probabilities, original.image.shape)
+        save_labels(drop_specks(labels, original.spacing_mm, run.profile.inference), original, made[case])
     write_json(folder / "predictions.json", key)
     return made
 

@@ -15,6 +15,7 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
+from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
 from covidlib.profile import Inference, Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
@@ -24,7 +25,7 @@ SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
 VOXELS_AT_ONCE = 10**8  # times feature maps: about 5 GiB in bfloat16
-MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "scan", "quantification", "predict")
+MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "postprocessing", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
 
@@ -84,7 +85,7 @@ class Predictor:
         probabilities = np.float32(0)
         for model in self.models:
             probabilities = probabilities + predict_volume(model, prepared, settings, step) / np.float32(len(self.models))
-        labels = labels_on_grid(probabilities, case.image.shape)
+        labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, settings)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
         return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)

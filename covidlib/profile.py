@@ -146,6 +146,8 @@ class Inference:
     window_shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
     overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
+    smallest_lung_ml: float = _number(0.0, 0, 1000)  # smaller pieces of lung and infection together become background
+    smallest_infection_ml: float = _number(0.0, 0, 1000)  # smaller pieces of infection become lung
 
 
 @dataclass(frozen=True)

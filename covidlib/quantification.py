@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covidlib.postprocessing import lung_sides
 from covidlib.runs import Run
 
 if TYPE_CHECKING:
@@ -44,19 +45,6 @@ def quantify(
     found["largest_lesion_ml"] = float(lesions.max(initial=0.0))
     found["severity"] = severity(float(found["infected_percent"]))
     return found
-
-
-def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung."""
-    from scipy.ndimage import distance_transform_edt, find_objects
-
-    sides = np.where(labels == 3, 0, labels).astype(np.uint8)
-    if not (sides.any() and (labels == 3).any()):
-        return sides
-    box = find_objects((labels > 0).astype(np.uint8))[0]  # nothing outside of it matters
-    nearest = distance_transform_edt(sides[box] == 0, spacing_mm, return_distances=False, return_indices=True)
-    sides[box] = np.where(labels[box] == 3, sides[box][tuple(nearest)], sides[box])
-    return sides
 
 
 def lesion_volumes_ml(infected: np.ndarray, voxel_ml: float) -> np.ndarray:

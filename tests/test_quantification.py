@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covidlib.quantification import agreement, lesion_volumes_ml, lung_sides, quantify, quantify_fold, severity
+from covidlib.quantification import agreement, lesion_volumes_ml, quantify, quantify_fold, severity
 
 MM = (10.0, 10.0, 10.0)  # a voxel is 1 mL
 
@@ -27,15 +27,6 @@ def test_milliliters_and_percent_counted_by_hand(labels):
 def test_volumes_follow_the_spacing(labels):
     assert quantify(labels, (5, 10, 10))["lung_ml"] == 35
     assert quantify(labels, (5, 10, 10))["infected_percent"] == quantify(labels, MM)["infected_percent"]
-
-
-def test_an_infected_voxel_belongs_to_the_lung_that_is_nearest_in_mm():
-    """Two voxels from the left lung along x, one from the right lung along y."""
-    labels = np.zeros((4, 3, 1), np.uint8)
-    labels[3, 0], labels[1, 0], labels[1, 1] = 1, 3, 2
-    assert lung_sides(labels, (1, 1, 1))[1, 0, 0] == 2
-    assert lung_sides(labels, (1, 5, 1))[1, 0, 0] == 1  # now 2 mm against 5 mm
-    np.testing.assert_array_equal(lung_sides(labels, (1, 1, 1))[labels != 3], labels[labels != 3])
 
 
 def test_mean_hu_only_where_there_is_hu_and_infection(labels):

@@ -1,0 +1,48 @@
+"""Pieces too small to be what they are called, in rows one can count."""
+
+import numpy as np
+import pytest
+
+from covidlib.postprocessing import drop_specks, lung_sides
+from covidlib.profile import Inference
+
+CUBE_CM = (10, 10, 10)  # a voxel is a milliliter
+
+
+def row(text):
+    """Digits to labels (n, 1, 1); a dot is background."""
+    return np.array([0 if word == "." else int(word) for word in text.split()], np.uint8)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "lung_ml", "infection_ml", "left"),
+    [
+        ("1 1 1 . 2 2 2 2", 0, 0, "1 1 1 . 2 2 2 2"),
+        ("1 1 1 . 2 2 2 2", 4, 0, ". . . . 2 2 2 2"),  # 3 mL are fewer than 4
+        ("1 1 1 . 2 2 2 2", 3, 0, "1 1 1 . 2 2 2 2"),  # 3 mL are not fewer than 3
+        ("1 3 3 1 . 2 2 2", 4, 0, "1 3 3 1 . . . ."),  # lung and infection count together
+        ("1 3 1 1 2 3 3 2", 0, 2, "1 1 1 1 2 3 3 2"),  # a speck of 1 mL becomes the lung around it
+        ("1 1 . 3 . 2 2 2", 2, 2, "1 1 . . . 2 2 2"),  # one outside of any lung is gone before
+        (". 3 3 . . . . .", 0, 3, ". . . . . . . ."),  # without any lung there is nothing else it could be
+    ],
+)
+def test_specks(given, lung_ml, infection_ml, left):
+    settings = Inference(smallest_lung_ml=lung_ml, smallest_infection_ml=infection_ml)
+    np.testing.assert_array_equal(drop_specks(row(given), CUBE_CM, settings), row(left))
+
+
+def test_voxels_that_touch_at_a_corner_are_one_piece():
+    labels = np.zeros((3, 3, 3), np.uint8)
+    labels[0, 0, 0] = labels[1, 1, 1] = 3
+    assert (drop_specks(labels, CUBE_CM, Inference(smallest_infection_ml=2)) == labels).all()
+    labels[1, 1, 1] = 0
+    assert not drop_specks(labels, CUBE_CM, Inference(smallest_infection_ml=2)).any()
+
+
+def test_an_infected_voxel_belongs_to_the_lung_that_is_nearest_in_mm():
+    """Two voxels from the left lung along x, one from the right lung along y."""
+    labels = np.zeros((4, 3, 1), np.uint8)
+    labels[3, 0], labels[1, 0], labels[1, 1] = 1, 3, 2
+    assert lung_sides(labels, (1, 1, 1))[1, 0, 0] == 2
+    assert lung_sides(labels, (1, 5, 1))[1, 0, 0] == 1  # now 2 mm against 5 mm
+    np.testing.assert_array_equal(lung_sides(labels, (1, 1, 1))[labels != 3], labels[labels != 3])
