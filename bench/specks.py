@@ -2,8 +2,8 @@
 
     python bench/specks.py --profile surrogate --data DIR
 
-A fold's training cases are the test cases of the other folds, whose networks had not seen them: their predictions tell which
-`inference.smallest_infection_ml` would have been best, and the fold's own test cases have no say. The run must have been predicted
+A fold's training cases are the test cases of the other folds, whose networks had not seen them. Their predictions tell which
+`inference.smallest_infection_ml` would have been best; the fold's own test cases have no say. The run must have been predicted
 with specks left in.
 """
 
@@ -48,8 +48,8 @@ def main() -> None:
 def chosen(table: pd.DataFrame) -> dict[int, float]:
     """For each fold the candidate with the best mean infection Dice over the cases of the other folds."""
     counted = table[table["case"] != NEARLY_EMPTY]
-    means = {n: counted[counted["fold"] != n].groupby("smallest_infection_ml")["infection"].mean() for n in counted["fold"].unique()}
-    return {number: float(mean.idxmax()) for number, mean in means.items()}
+    others = {number: counted[counted["fold"] != number] for number in counted["fold"].unique()}
+    return {number: float(rows.groupby("smallest_infection_ml")["infection"].mean().idxmax()) for number, rows in others.items()}
 
 
 if __name__ == "__main__":
