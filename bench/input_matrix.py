@@ -30,7 +30,9 @@ OTHER: dict[str, tuple[Any, Any, Any]] = {  # name -> array and spacing, which o
     "twice the pixels on a side": (
         lambda hu, mm: (hu.repeat(2, 0).repeat(2, 1), (mm[0] / 2, mm[1] / 2, mm[2])), np.s_[::2, ::2], np.s_[:]),
     "lower half of the slices": (lambda hu, mm: (hu[..., : hu.shape[2] // 2], mm), np.s_[:], None),
-    "no orientation, upside down": (lambda hu, mm: (hu[..., ::-1], mm), np.s_[..., ::-1], np.s_[:]),
+    "array upside down": (lambda hu, mm: (hu[..., ::-1], mm), np.s_[..., ::-1], np.s_[:]),
+    "array face down": (lambda hu, mm: (hu[:, ::-1], mm), np.s_[:, ::-1], np.s_[:]),
+    "array with left and right exchanged": (lambda hu, mm: (hu[::-1], mm), np.s_[::-1], np.s_[:]),
 }  # fmt: skip
 
 

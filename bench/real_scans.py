@@ -57,7 +57,9 @@ def agreement(given: argparse.Namespace) -> str:
         lines.append(f"| {name} | {f['n']} | {f['mean_difference']:+.3g} | {limits} | {f['correlation']:.3f} |")
     same = (both["severity"]["truth"] == both["severity"]["prediction"]).sum()
     said = f"Data: {data_name(run)}. Profile: `{run.profile.name}`, folds {', '.join(map(str, done))}, each case by its own fold."
-    return "\n".join([said, f"The band is the same in {same} of {len(both)} cases.", "", *lines, ""])
+    alt = "Percent of lung infected: prediction against truth, and difference against mean"
+    picture = ["```{image} _tried/agreement.png", f":alt: {alt}", "```"]
+    return "\n".join([said, f"The band is the same in {same} of {len(both)} cases.", "", *lines, "", *picture, ""])
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from covidlib.dataset import CLASSES, Case
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Profile
+from covidlib.quantification import agreement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -385,8 +386,6 @@ def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: 
 
 def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: str) -> Figure:
     """Prediction against truth with the line of equality; and Bland and Altman's plot: difference against mean, 95 % limits."""
-    from covidlib.quantification import agreement
-
     truth, predicted, found = np.array(truth, float), np.array(predicted, float), agreement(truth, predicted)
     figure, axes = _figure(1, 2, 3.6)
     top = 1.05 * np.nanmax([truth, predicted], initial=1e-6)

@@ -268,5 +268,9 @@ def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: 
     smaller, larger = sorted((found["left_lung_ml"], found["right_lung_ml"]))
     if smaller < 0.2 * larger:
         yield f"one lung of {larger:.0f} mL and one of {smaller:.0f} mL found"
+    area = np.count_nonzero(labels, axis=(0, 1))
+    cut = [end for end, size in (("bottom", area[0]), ("top", area[-1])) if size > 0.1 * area.max()]
+    if cut:
+        yield f"lungs cut off at the {' and the '.join(cut)}: volumes and percents are of what is shown"
     if float(np.median(grey[labels > 0])) > LUNG_GREY[1]:
         yield "what was marked as lung is mostly not as dark as lung"

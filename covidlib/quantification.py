@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_LESION_ML = 0.1  # a ball of 6 mm; below it, specks
-SIDES = (("left_", 1), ("right_", 2))
 BANDS = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")
 
 
@@ -34,8 +33,8 @@ def quantify(
     sides, infected = lung_sides(labels, spacing_mm), labels == 3
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     found: dict[str, float | int | str] = {}
-    for prefix, lung, part in (("", sides > 0, infected), *((p, sides == s, infected & (sides == s)) for p, s in SIDES)):
-        lung_ml, infection_ml = np.count_nonzero(lung) * voxel_ml, np.count_nonzero(part) * voxel_ml
+    for prefix, part in (("", np.True_), ("left_", sides == 1), ("right_", sides == 2)):
+        lung_ml, infection_ml = (np.count_nonzero(part & which) * voxel_ml for which in (sides > 0, infected))
         found[f"{prefix}lung_ml"], found[f"{prefix}infection_ml"] = lung_ml, infection_ml
         found[f"{prefix}infected_percent"] = 100 * infection_ml / lung_ml if lung_ml else float("nan")
     in_hu = image is not None and intensity == "hu" and infected.any()

@@ -256,7 +256,7 @@ def _guarded(problem: str, advice: str) -> Iterator[None]:
 
 
 def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: list[str]) -> list[_Slice]:
-    """The largest axial series; says which, and warns where another is as large."""
+    """The largest axial series; says which, and warns where others are as large."""
     if len({one.study for one in slices}) > 1:
         raise DataError(f"{where}: slices of several studies; give the folder of one study")
     groups: dict[str, list[_Slice]] = {}
@@ -266,8 +266,9 @@ def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: l
     chosen, *others = ranked
     if others:
         notes.append(f"took {_said(chosen)}, not {', '.join(map(_said, others))}")
-    if others and len(others[0]) == len(chosen) and _axial(others[0]) == _axial(chosen):
-        doubts.append(f"ambiguous: {_said(chosen)} was taken, {_said(others[0])} is as large")
+    rivals = [other for other in others if (len(other), _axial(other)) == (len(chosen), _axial(chosen))]
+    if rivals:
+        doubts.append(f"ambiguous: took {_said(chosen)}; as large: {', '.join(map(_said, rivals))}")
     return chosen
 
 

@@ -12,8 +12,11 @@ from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum
 from covidlib.patches import windows
-from covidlib.predict import SHIPPED, Predictor, predict_scans
+from covidlib.predict import SHIPPED, Predictor, _doubts, predict_scans
+from covidlib.profile import Preprocessing
+from covidlib.quantification import quantify
 from covidlib.runs import ROOT
+from covidlib.scan import read_scan
 from covidlib.viewer import view
 
 SEEING = {"network.filters": [6, 8], "preprocessing.z_score": "fixed", "inference.mode": "volume"}
@@ -88,6 +91,15 @@ def test_a_volume_too_large_for_one_go_is_cut_into_slabs(weights, predictor, pla
     monkeypatch.setattr("covidlib.inference.windows", lambda *given: seen.append(given[1]) or windows(*given))
     np.testing.assert_array_equal(predictor(chest(), SPACING).labels, plain)
     assert seen == [(80, 64, 8)]
+
+
+def test_lungs_that_reach_an_end_of_the_scan_are_said_to_be_cut_off():
+    hu = chest()
+    for above, below, ends in ((0, 0, "bottom and the top"), (3, 0, "bottom"), (0, 3, "top"), (3, 3, "")):
+        case = read_scan(np.pad(hu, ((0, 0), (0, 0), (below, above)), constant_values=40), SPACING).case
+        labels = np.isin(case.image, (-850, -550)).astype(np.uint8) + (np.arange(80) < 40)[:, None, None] * (case.image == -850)
+        said = [text for text in _doubts(case, labels, quantify(labels, SPACING), Preprocessing()) if "cut off" in text]
+        assert said == ([f"lungs cut off at the {ends}: volumes and percents are of what is shown"] if ends else [])
 
 
 # An ensemble, and weights that are none
