@@ -14,7 +14,7 @@ PAGES = sorted(str(path.relative_to(HTML)) for folder in ("book", "notebooks") f
 WITHOUT_ALT = "[...document.querySelectorAll('.bd-article img')].filter(img => !img.alt.trim() || img.alt === img.src).map(img => img.src)"
 HEADINGS = "[...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
 WIDE = """[...document.querySelectorAll('.bd-article *')].filter(n => n.getBoundingClientRect().right > innerWidth + 1
-    && !n.closest('.highlight, .pst-scrollable-table-container, .scrolls, mjx-container, .covidlib-viewer')).map(n => n.outerHTML.slice(0, 90))"""
+    && !n.closest('.highlight, .cell_output, figure, .pst-scrollable-table-container, mjx-container')).map(n => n.outerHTML.slice(0, 90))"""
 FAINT = """() => {
     const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
     const parse = css => {
