@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BUILD = ROOT / "_build"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
+LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
 
 
@@ -51,6 +52,8 @@ def stage(run: Run) -> Path:
         _copy_notebook(run.folder / "notebooks" / f"{name}.ipynb", source / "notebooks" / f"{name}.ipynb")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["sphinx"]["config"]["myst_substitutions"] = substitutions(run)
+    if repository_address():  # without one, launch buttons would lead nowhere
+        config |= {"repository": {"url": repository_address(), "branch": "main"}, "launch_buttons": LAUNCH}
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     generated = source / "book" / "_generated"
     generated.mkdir()
@@ -80,6 +83,17 @@ def substitutions(run: Run) -> dict[str, str]:
         "demo_minutes": f"{sum(fold['minutes'] for fold in manifest['folds'].values()):.0f}",
         "demo_hardware": manifest["machine"],
     }
+
+
+def repository_address() -> str:
+    """Where readers find this repository on the web, for the launch buttons; "" where the checkout has no such origin."""
+    command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True).stdout
+    except FileNotFoundError:  # no git
+        return ""
+    found = re.match(r"(?:https://|git@)(github\.com|gitlab\.com)[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", told.strip())
+    return f"https://{found[1]}/{found[2]}" if found else ""
 
 
 def _scores(folder: Path) -> "pd.DataFrame":

@@ -11,12 +11,16 @@ from covidlib.book import BUILD
 pytestmark = pytest.mark.browser
 HTML = BUILD / "html"
 PAGES = sorted(str(path.relative_to(HTML)) for folder in ("book", "notebooks") for path in (HTML / folder).glob("*.html"))
-WITHOUT_ALT = "[...document.querySelectorAll('.bd-article img')].filter(img => !img.alt.trim() || img.alt === img.src).map(img => img.src)"
+WITHOUT_ALT = """[...document.querySelectorAll('.bd-article img')]
+    .filter(img => !img.alt.trim() || img.alt === img.src).map(img => img.src)"""
 HEADINGS = "[...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
 WIDE = """[...document.querySelectorAll('.bd-article *')].filter(n => n.getBoundingClientRect().right > innerWidth + 1
-    && !n.closest('.highlight, .pst-scrollable-table-container, .scrolls, mjx-container, .covidlib-viewer')).map(n => n.outerHTML.slice(0, 90))"""
+    && !n.closest('.highlight, .cell_output, figure, .pst-scrollable-table-container, mjx-container'))
+    .map(n => n.outerHTML.slice(0, 90))"""
+DARK = """[...document.querySelectorAll('.bd-article img')]
+    .filter(img => getComputedStyle(img).filter.includes('invert') !== img.src.endsWith('.svg')).map(img => img.src)"""
 FAINT = """() => {
-    const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+    const pen = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
     const parse = css => {
         pen.clearRect(0, 0, 1, 1);
         pen.fillStyle = css;
@@ -29,19 +33,20 @@ FAINT = """() => {
         const v = rgb[i] / 255;
         return sum + share * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     }, 0);
-    const behind = node => node ? over(parse(getComputedStyle(node).backgroundColor), behind(node.parentElement)) : [255, 255, 255, 1];
+    const white = [255, 255, 255, 1], paint = node => parse(getComputedStyle(node).backgroundColor);
+    const behind = node => node ? over(paint(node), behind(node.parentElement)) : white;
     const faint = new Set();
     const walker = document.createTreeWalker(document.querySelector('.bd-main'), NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
-        const node = walker.currentNode.parentElement;
-        if (!walker.currentNode.textContent.trim() || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        const node = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+        if (!text || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
         if (node.closest('mjx-container, script, style, noscript, .slice-canvas .edge, svg')) continue;
         const style = getComputedStyle(node), ground = behind(node);
         const [dark, bright] = [light(over(parse(style.color), ground)), light(ground)].sort((a, b) => a - b);
         const ratio = (bright + 0.05) / (dark + 0.05), size = parseFloat(style.fontSize);
         const large = size >= 24 || size >= 18.66 && +style.fontWeight >= 700;
         if (ratio < (large ? 3 : 4.5))
-            faint.add(`${ratio.toFixed(1)}: ${node.tagName}.${node.className} '${walker.currentNode.textContent.trim().slice(0, 30)}'`);
+            faint.add(`${ratio.toFixed(1)}: ${node.tagName}.${node.className} '${text.slice(0, 30)}'`);
     }
     return [...faint];
 }"""
@@ -73,6 +78,7 @@ def test_page(visit) -> None:
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(FAINT) == []
+    assert page.evaluate(DARK) == []  # charts are turned dark, scans never
     page.set_viewport_size({"width": 400, "height": 900})
     assert page.evaluate(WIDE) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 400
