@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
 from covidlib.metrics import NEARLY_EMPTY
@@ -15,30 +14,29 @@ from covidlib.report import scores_in_short
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
-
-INFECTION = CLASSES.index("infection")
 
 
 def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv (a row per epoch), figure6.png if drawn, and failures.png: the slices that went wrong.
+    history_fold_<k>.csv (a row per epoch), and the `pictures` that need the scans.
 
     Raises:
         DataError: the run has not been evaluated yet.
     """
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    files |= {path: path.name for path in run.folder.glob("figures/figure6.png")}
     files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_?/history.csv"))}
     for source, name in files.items():
         if not source.is_file():
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
-    with whole_file(Path(folder) / "failures.png") as temporary:
-        failures(run).savefig(temporary, dpi=150, bbox_inches="tight")
+    for name, figure in pictures(run).items():
+        with whole_file(Path(folder) / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return Path(folder)
 
 
@@ -55,21 +53,29 @@ def pack_run(run: Run, folder: Path) -> Path:
     return Path(folder)
 
 
-def failures(run: Run, count: int = 3) -> "Figure":
-    """The `count` cases of lowest infection Dice, and the nearly empty case: CT, truth, prediction where they differ most."""
+def pictures(run: Run) -> "dict[str, Figure]":
+    """figure6: four cases from the best infection Dice to the worst; failures: the three worst and the nearly empty case.
+
+    Each on the slice with most infection, or for the failures where prediction and truth differ most.
+    """
     import pandas as pd
 
-    from covidlib.figures import truth_and_prediction
+    from covidlib.figures import error_map, truth_and_prediction
 
     scores = pd.read_csv(run.folder / "scores.csv")
-    infection = scores[scores["class"] == "infection"].sort_values("dice")
-    empty = infection["case"] == NEARLY_EMPTY
+    ranked = scores[scores["class"] == "infection"].sort_values("dice", ascending=False)
+    empty = ranked["case"] == NEARLY_EMPTY
+    spread = ranked.iloc[[round(i * (len(ranked) - 1) / 3) for i in range(4)]]
+    worst = pd.concat([ranked[~empty].iloc[:-4:-1], ranked[empty]])
+    return {"figure6": truth_and_prediction(_rows(run, spread)), "failures": error_map(_rows(run, worst))}
+
+
+def _rows(run: Run, chosen: "pd.DataFrame") -> list[tuple]:
     rows = []
-    for row in pd.concat([infection[~empty].head(count), infection[empty]]).itertuples():
-        there, found = run.case(row.case), run.predicted_labels(row.fold, row.case)
-        z = int(((there.labels == INFECTION) != (found == INFECTION)).sum((0, 1)).argmax())
-        rows.append((f"{row.case}, {row.dice:.2f}", there, there.labels, found, z))
-    return truth_and_prediction(rows)
+    for row in chosen.itertuples():
+        case = run.case(row.case)
+        rows.append((f"{row.case}, {row.dice:.2f}", case, case.labels, run.predicted_labels(row.fold, row.case), None))
+    return rows
 
 
 def export_weights(run: Run, folder: Path) -> list[Path]:

@@ -59,9 +59,7 @@ def test_a_run_without_a_trained_fold_has_no_weights_to_export(tiny_yaml, tiny_f
         export_weights(open_run(tiny_yaml, tiny_folder, tmp_path / "run"), tmp_path / "weights")
 
 
-def test_store_copies_scores_histories_settings_and_the_pictures_that_are_there(evaluated, tmp_path):
-    (evaluated.folder / "figures").mkdir()
-    (evaluated.folder / "figures" / "figure6.png").write_bytes(b"picture")
+def test_store_copies_scores_histories_and_settings_and_draws_what_needs_the_scans(evaluated, tmp_path):
     stored = store_results(evaluated, tmp_path / "stored")
     names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
     assert {path.name for path in stored.iterdir()} == names
