@@ -140,7 +140,7 @@ def case_strip(case: Case, prediction: np.ndarray, n: int = 5) -> Figure:
 
 def fly_through(path: Path, case: Case, labels: np.ndarray | None = None, width: int = 256, ms: int = 120) -> Path:
     """Write an animated GIF from the lowest to the highest slice, in proportion, `width` pixels wide; labels (x, y, z)."""
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     low, high = LUNG_WINDOW[case.intensity]
     across, down = np.multiply(case.image.shape, case.spacing_mm)[:2]
@@ -149,8 +149,10 @@ def fly_through(path: Path, case: Case, labels: np.ndarray | None = None, width:
         grey = ((case.image[:, :, z, None] - low) / (high - low)).clip(0, 1)
         cover = OVERLAY[np.zeros(grey.shape[:2], int) if labels is None else labels[:, :, z]]
         shade = (255 * (grey + cover[..., 3:] * (cover[..., :3] - grey))).astype(np.uint8)
-        frame = Image.fromarray(shade[::-1, ::-1].swapaxes(0, 1))  # right and front come first
-        frames.append(frame.resize((width, round(width * down / across))).quantize(48, dither=Image.Dither.NONE))
+        frame = Image.fromarray(shade[::-1, ::-1].swapaxes(0, 1)).resize((width, round(width * down / across)))  # R, A first
+        for x, side in ((4, "R"), (width - 10, "L")):
+            ImageDraw.Draw(frame).text((x, frame.height // 2), side, fill="white")
+        frames.append(frame.quantize(48, dither=Image.Dither.NONE))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=ms, loop=0)
     return path
 

@@ -77,7 +77,7 @@ def view(image: np.ndarray | Case, labels: np.ndarray | None = None, prediction:
         image, spacing_mm, intensity = image.image, image.spacing_mm, image.intensity
     image, unit = np.asarray(image, np.float32), str(intensity).lower()
     drawn = [np.asarray(one) for one in (labels, prediction) if one is not None] or [np.zeros(image.shape, np.uint8)]
-    classes = {} if labels is prediction is None else classes
+    classes = {} if labels is None and prediction is None else classes
     span = [float(v) for v in (RANGES.get(unit, (0, 1)) if window is None else window)]
     _check(image, drawn, spacing_mm, span, unit, {0, *classes})
     infected = next((one == INFECTION for one in drawn if (one == INFECTION).any()), np.zeros(image.shape, bool))
@@ -90,7 +90,7 @@ def view(image: np.ndarray | Case, labels: np.ndarray | None = None, prediction:
         start=[int(c.argmax()) if c.any() else len(c) // 2 for c in counts], max_index=max(1, image.shape[2] - 1))
     canvas.index, canvas.window = canvas.start[0], canvas.presets[canvas.preset]
     box = _with_controls(canvas, can_jump=bool(infected.any()))
-    box.still = lambda: _still(image, drawn[-1] if classes is LEGEND else None, spacing_mm, tuple(canvas.window))
+    box.still = lambda: _still(image, drawn[-1].astype(np.uint8) if classes is LEGEND else None, spacing_mm, tuple(canvas.window))
     return box
 
 

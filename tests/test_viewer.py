@@ -116,6 +116,12 @@ def test_a_prediction_without_truth_is_shown_as_it_is_with_no_switch(labels: np.
     assert box.controls["shown"] not in box.children
 
 
+def test_labels_may_come_as_floating_point_numbers(labels: np.ndarray) -> None:
+    box = view(np.zeros(labels.shape), labels.astype(float))
+    np.testing.assert_array_equal(unpacked(box.canvas.labels, labels.shape), labels)
+    assert "infection in red" in box.still()
+
+
 def test_a_truth_without_infection_opens_on_the_predicted_one(labels: np.ndarray) -> None:
     assert view(np.zeros(labels.shape), np.zeros_like(labels), labels).canvas.index == 2
 

@@ -46,7 +46,7 @@ def write_notebook(path: Path) -> None:
 def book(tmp_path_factory: pytest.TempPathFactory, browser) -> Path:
     """The folder with the HTML pages of the small book."""
     root = tmp_path_factory.mktemp("book")
-    for name in ("book/_extra", "book/_templates", "book/logo.svg", "_config.yml"):
+    for name in ("book/_extra", "book/_static", "book/_templates", "book/logo.svg", "_config.yml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         (root / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, root / name)
