@@ -1,6 +1,6 @@
 """One scan stored in many ways, predicted each time, compared with the prediction of the plain file: a table for the book.
 
-    python bench/input_matrix.py SCAN.nii.gz --weights runs/surrogate --label "8-bit surrogate of COVID-19-CT-Seg"
+python bench/input_matrix.py SCAN.nii.gz --weights runs/surrogate --label "8-bit surrogate of COVID-19-CT-Seg"
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Scans from file to table, with time and memory; and, of a run, how its quantities agree with the truth: for the book.
 
-    python bench/real_scans.py --weights runs/surrogate SCAN.nii.gz=LUNG_MASK.nii.gz ...
-    python bench/real_scans.py --agreement runs/surrogate --profile surrogate --data DIR
+python bench/real_scans.py --weights runs/surrogate SCAN.nii.gz=LUNG_MASK.nii.gz ...
+python bench/real_scans.py --agreement runs/surrogate --profile surrogate --data DIR
 """
 
 import argparse

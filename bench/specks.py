@@ -12,7 +12,7 @@ import argparse
 import pandas as pd
 
 from covidlib.files import whole_file
-from covidlib.metrics import NEARLY_EMPTY, score
+from covidlib.metrics import score
 from covidlib.postprocessing import drop_specks
 from covidlib.profile import Inference
 from covidlib.runs import ROOT, open_run
@@ -23,7 +23,7 @@ SMALLEST_LUNG_ML = 20.0  # chosen beforehand: no lobe is as small
 
 
 def main() -> None:
-    """Score every candidate on every test case, and say which each fold's training cases choose."""
+    """Score every candidate on every test case; `covidlib.report.specks_markdown` says which each fold's training cases choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR")
     parser.add_argument("--profile", default="surrogate")
@@ -41,15 +41,6 @@ def main() -> None:
     table = pd.DataFrame(rows)
     with whole_file(TABLE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
-    for number, best in chosen(table).items():
-        print(f"fold {number}: {best:g} mL")
-
-
-def chosen(table: pd.DataFrame) -> dict[int, float]:
-    """For each fold the candidate with the best mean infection Dice over the cases of the other folds."""
-    counted = table[table["case"] != NEARLY_EMPTY]
-    others = {number: counted[counted["fold"] != number] for number in counted["fold"].unique()}
-    return {number: float(rows.groupby("smallest_infection_ml")["infection"].mean().idxmax()) for number, rows in others.items()}
 
 
 if __name__ == "__main__":

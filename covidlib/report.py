@@ -151,6 +151,28 @@ def options_markdown(table: Path) -> str:
     return said + "\n\n" + _table(head, ((name, f"`{changed}`" if changed else "", *rest) for name, changed, *rest in cells))
 
 
+def specks_markdown(table: Path) -> str:
+    """Infection Dice by the size below which pieces are dropped, from the file that bench/specks.py writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not table.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(table)
+    counted = rows[rows["case"] != NEARLY_EMPTY].set_index(["fold", "smallest_infection_ml"])["infection"].sort_index()
+    means = counted.groupby("smallest_infection_ml").mean()
+    folds = counted.index.unique("fold")
+    chosen = {fold: counted.drop(index=fold, level="fold").groupby("smallest_infection_ml").mean().idxmax() for fold in folds}
+    said = ", ".join(f"{size:g} mL for fold {fold}" for fold, size in chosen.items())
+    mean = pd.concat([counted[fold, size] for fold, size in chosen.items()]).mean()
+    lines = [
+        *((f"{size:g} mL", _three(mean)) for size, mean in means.items()),
+        (f"chosen by training cases: {said}", _three(mean)),
+    ]
+    return _table(("pieces of infection dropped below", "mean infection Dice"), lines)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

@@ -13,6 +13,7 @@ from covidlib.report import (
     means_markdown,
     options_markdown,
     overfitting_markdown,
+    specks_markdown,
     stored_results,
     table_1_markdown,
 )
@@ -84,6 +85,16 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
 def test_nothing_stored_is_said(tmp_path):
     assert "No run" in stored_results(tmp_path, tmp_path)
     assert "No option" in options_markdown(tmp_path / "options.csv")
+
+
+def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
+    """Fold 0 alone would like 1 mL, fold 1 alone 0 mL: each gets what the other likes."""
+    table = {"fold": [0, 0, 1, 1], "case": ["a", "a", "b", "b"], "smallest_infection_ml": [0, 1, 0, 1]}
+    pd.DataFrame({**table, "infection": [0.5, 0.75, 0.75, 0.25]}).to_csv(tmp_path / "specks.csv", index=False)
+    text = specks_markdown(tmp_path / "specks.csv")
+    assert cells(text, "0 mL") == ["0 mL", "0.625"] and cells(text, "1 mL") == ["1 mL", "0.500"]
+    assert "| chosen by training cases: 0 mL for fold 0, 1 mL for fold 1 | 0.375 |" in text
+    assert "Not measured" in specks_markdown(tmp_path / "none.csv")
 
 
 def test_options_are_told_with_what_they_were_measured_on(tmp_path):
