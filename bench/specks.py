@@ -23,7 +23,7 @@ SMALLEST_LUNG_ML = 20.0  # chosen beforehand: no lobe is as small
 
 
 def main() -> None:
-    """Score every candidate on every test case; `covidlib.report.specks_markdown` says which each fold's training cases choose."""
+    """Score every candidate on every test case; `report.specks_markdown` says which the training cases of each fold choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR")
     parser.add_argument("--profile", default="surrogate")
