@@ -165,7 +165,7 @@ def specks_markdown(table: Path) -> str:
     folds = counted.index.unique("fold")
     chosen = {fold: counted.drop(index=fold, level="fold").groupby("smallest_infection_ml").mean().idxmax() for fold in folds}
     said = ", ".join(f"{size:g} mL for fold {fold}" for fold, size in chosen.items())
-    mean = pd.concat([counted[fold, size] for fold, size in chosen.items()]).mean()
+    mean = counted[counted.index.isin(list(chosen.items()))].mean()
     lines = [
         *((f"{size:g} mL", _three(mean)) for size, mean in means.items()),
         (f"chosen by training cases: {said}", _three(mean)),
