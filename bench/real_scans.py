@@ -15,7 +15,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from covidlib.dataset import read_volume, to_canonical  # noqa: E402
+from covidlib.dataset import ONE_PATIENT, read_volume, to_canonical  # noqa: E402
 from covidlib.predict import Predictor  # noqa: E402
 from covidlib.runs import data_name, machine, open_run  # noqa: E402
 
@@ -59,7 +59,11 @@ def agreement(given: argparse.Namespace) -> str:
     said = f"Data: {data_name(run)}. Profile: `{run.profile.name}`, folds {', '.join(map(str, done))}, each case by its own fold."
     alt = "Percent of lung infected: prediction against truth, and difference against mean"
     picture = ["```{image} _tried/agreement.png", f":alt: {alt}", "```"]
-    return "\n".join([said, f"The band is the same in {same} of {len(both)} cases.", "", *lines, "", *picture, ""])
+    followed = [case for case in sorted(*ONE_PATIENT) if case in both.index]
+    courses = (source + " " + ", then ".join(f"{value:.1f} %" for value in both["infected_percent"][source][followed])
+               for source in ("truth", "prediction"))  # fmt: skip
+    course = f"One patient, scanned twice ({' and '.join(followed)}): {'; '.join(courses)}." if len(followed) > 1 else ""
+    return "\n".join([said, f"The band is the same in {same} of {len(both)} cases.", "", *lines, "", course, "", *picture, ""])
 
 
 def main() -> None:
