@@ -38,9 +38,11 @@ def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
     """
     if truth.shape != prediction.shape:
         raise DataError(f"truth has shape {truth.shape}, prediction {prediction.shape}; allowed: the same grid")
-    infected = (truth == CLASSES.index("infection")).any((0, 1))
     rows = [{"class": name, **_counted(truth == label, prediction == label)} for label, name in enumerate(CLASSES[1:], 1)]
-    for label, row in enumerate(rows if spacing_mm is not None else [], 1):
+    if spacing_mm is None:
+        return rows
+    infected = (truth == CLASSES.index("infection")).any((0, 1))
+    for label, row in enumerate(rows, 1):
         there, found = truth == label, prediction == label
         part = _counted(there[..., infected], found[..., infected])["dice"] if infected.any() else float("nan")
         ml = float(np.prod(spacing_mm)) / 1000

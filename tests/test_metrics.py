@@ -55,6 +55,11 @@ def test_scores_counted_by_hand():
     check(rows["infection"], 4 / 6, 2 / 3, 16 / 17, 3, 3)
 
 
+def test_labels_of_any_number_of_axes_are_counted():
+    row = np.array([0, 3, 3, 1])
+    assert [one["dice"] for one in score(row, np.array([0, 3, 0, 1]))] == [1, 1, pytest.approx(2 / 3)]
+
+
 def test_a_perfect_prediction():
     for row in score(TRUTH, TRUTH):
         assert (row["dice"], row["sensitivity"], row["specificity"]) == (1, 1, 1)
