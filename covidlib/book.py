@@ -52,8 +52,8 @@ def stage(run: Run) -> Path:
         _copy_notebook(run.folder / "notebooks" / f"{name}.ipynb", source / "notebooks" / f"{name}.ipynb")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["sphinx"]["config"]["myst_substitutions"] = substitutions(run)
-    if repository_address():  # without one, launch buttons would lead nowhere
-        config |= {"repository": {"url": repository_address(), "branch": "main"}, "launch_buttons": LAUNCH}
+    if address := repository_address():  # without one, launch buttons would lead nowhere
+        config |= {"repository": {"url": address, "branch": "main"}, "launch_buttons": LAUNCH}
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     generated = source / "book" / "_generated"
     generated.mkdir()

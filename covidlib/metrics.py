@@ -38,16 +38,13 @@ def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
     """
     if truth.shape != prediction.shape:
         raise DataError(f"truth has shape {truth.shape}, prediction {prediction.shape}; allowed: the same grid")
-    rows = [{"class": name, **_counted(truth == label, prediction == label)} for label, name in enumerate(CLASSES[1:], 1)]
-    if spacing_mm is None:
-        return rows
-    infected = (truth == CLASSES.index("infection")).any((0, 1))
-    for label, row in enumerate(rows, 1):
+    infected = truth == CLASSES.index("infection")
+    rows: list[dict[str, float | str]] = []
+    for label, name in enumerate(CLASSES[1:], 1):
         there, found = truth == label, prediction == label
-        part = _counted(there[..., infected], found[..., infected])["dice"] if infected.any() else float("nan")
-        ml = float(np.prod(spacing_mm)) / 1000
-        row |= {"truth_ml": row["truth_voxels"] * ml, "predicted_ml": row["predicted_voxels"] * ml}
-        row |= {"dice_infected_slices": part, **surface_scores(there, found, spacing_mm, TOLERANCE_MM[row["class"]])}
+        rows.append({"class": name, **_counted(there, found)})
+        if spacing_mm is not None:
+            rows[-1] |= _in_space(there, found, infected, spacing_mm, TOLERANCE_MM[name])
     return rows
 
 
@@ -197,6 +194,19 @@ def _counted(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         "specificity": (outside - (predicted - hit)) / outside if outside else float("nan"),
         "truth_voxels": actual,
         "predicted_voxels": predicted,
+    }
+
+
+def _in_space(
+    truth: np.ndarray, prediction: np.ndarray, infected: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+) -> dict[str, float]:
+    """What needs a third axis and the size of a voxel: mL, Dice on truly infected slices, surfaces."""
+    ml, slices = float(np.prod(spacing_mm)) / 1000, infected.any((0, 1))
+    return {
+        "truth_ml": np.count_nonzero(truth) * ml,
+        "predicted_ml": np.count_nonzero(prediction) * ml,
+        "dice_infected_slices": _counted(truth[..., slices], prediction[..., slices])["dice"] if slices.any() else float("nan"),
+        **surface_scores(truth, prediction, spacing_mm, tolerance_mm),
     }
 
 

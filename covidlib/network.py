@@ -56,14 +56,15 @@ class FusedBatchNormalization(layers.BatchNormalization):
         import tensorflow as tf
 
         learning = bool(training and self.trainable)
-        batch, x, y, z, channels = tf.unstack(tf.shape(inputs))
-        known = [] if learning else [tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)]
+        batch, x, y, z, _ = tf.unstack(tf.shape(inputs))
+        known = ([], []) if learning else map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
+        known_mean, known_variance = known
         out, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.reshape(inputs, (batch, x * y, z, inputs.shape[-1])),
             scale=tf.cast(self.gamma, tf.float32),
             offset=tf.cast(self.beta, tf.float32),
-            mean=known[0] if known else [],
-            variance=known[1] if known else [],
+            mean=known_mean,
+            variance=known_variance,
             epsilon=self.epsilon,
             is_training=learning,
         )

@@ -43,11 +43,21 @@ def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return sides
 
 
-def _small(mask: np.ndarray, voxels: float) -> np.ndarray:
-    """The pieces of a mask that have fewer than so many voxels."""
+def pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Connected pieces of a mask (x, y, z), voxels that touch at a corner being connected.
+
+    Returns:
+        the number of each voxel's piece, from 1, 0 outside of the mask; and the voxels of each number, 0 first.
+    """
     from scipy.ndimage import label
 
-    pieces, _ = label(mask, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = mask.size + 1
-    return (sizes < voxels)[pieces]
+    numbered, count = label(mask, np.ones((3, 3, 3)))
+    return numbered, np.bincount(numbered.ravel(), minlength=count + 1)
+
+
+def _small(mask: np.ndarray, voxels: float) -> np.ndarray:
+    """The pieces of a mask that have fewer than so many voxels."""
+    numbered, sizes = pieces(mask)
+    small = sizes < voxels
+    small[0] = False
+    return small[numbered]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.postprocessing import lung_sides
+from covidlib.postprocessing import lung_sides, pieces
 from covidlib.runs import Run
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def quantify(
 
 def lesion_volumes_ml(infected: np.ndarray, voxel_ml: float) -> np.ndarray:
     """Volume of each connected piece of a mask (x, y, z), float; voxels that share a face, an edge or a corner are connected."""
-    from scipy.ndimage import label
-
-    pieces, count = label(infected, np.ones((3, 3, 3)))
-    return np.bincount(pieces.ravel(), minlength=count + 1)[1:] * voxel_ml
+    return pieces(infected)[1][1:] * voxel_ml
 
 
 def severity(infected_percent: float) -> str:
