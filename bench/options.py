@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "running mean of the weights": {"training.average_momentum": 0.99},
     "soft counts per sample": {"loss.counts": "sample"},
     "Tversky 0.3 / 0.7": {"loss.alpha": 0.7, "loss.beta": 0.3},
+    "grey levels of lung and soft tissue": {"preprocessing.z_score": "levels"},
     "each volume's own grey window": {"preprocessing.grey": "volume", "preprocessing.z_score": "volume"},
     "paper's patch shape, a quarter": {"patches.shape_vox": [96, 96, 32], "inference.window_shape_vox": [96, 96, 32]},
     "twice the filters": {"network.filters": [32, 64, 96, 192, 256]},

@@ -133,10 +133,32 @@ def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def z_score(image: np.ndarray, settings: Preprocessing) -> np.ndarray:
-    """Grey (x, y, z) minus a mean, by a deviation, float32: those of the whole volume (paper) or of the profile."""
-    if settings.z_score == "fixed":
-        return ((image - settings.fixed_mean_grey) / settings.fixed_deviation_grey).astype(np.float32)
-    return ((image - image.mean(dtype=np.float64)) / max(image.std(dtype=np.float64), 1e-6)).astype(np.float32)
+    """Grey (x, y, z) minus a mean, by a deviation, float32.
+
+    volume: those of the whole volume (paper). fixed: those of the profile. levels: such that the scan's own aerated lung becomes
+    -0.5 and its soft tissue 1.5, where "fixed" has them in a typical scan: for images whose grey window nobody knows.
+    """
+    mean, deviation = settings.fixed_mean_grey, settings.fixed_deviation_grey
+    if settings.z_score == "volume":
+        mean, deviation = image.mean(dtype=np.float64), max(image.std(dtype=np.float64), 1e-6)
+    elif settings.z_score == "levels" and (levels := tissue_levels(image)):
+        deviation = (levels[1] - levels[0]) / 2
+        mean = levels[0] + deviation / 2
+    return ((image - mean) / deviation).astype(np.float32)
+
+
+def tissue_levels(image: np.ndarray) -> tuple[float, float] | None:
+    """Grey of aerated lung and of soft tissue in a chest (x, y, z), found without labels; None where either is missing.
+
+    Lung: 25th percentile of what is darker than grey 127.5 (-500 HU) inside the body, so that disease, always brighter, hardly
+    counts. Soft tissue: median of what is brighter than 150.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    body = image > 127.5
+    dark = np.stack([binary_fill_holes(part) & ~part for part in np.moveaxis(body, 2, 0)], 2)
+    lung, tissue = image[dark], image[body & (image > 150)]
+    return (float(np.percentile(lung, 25)), float(np.median(tissue))) if lung.size and tissue.size else None
 
 
 def working_shape(shape: tuple[int, ...], spacing_mm: tuple[float, ...], wanted_mm: tuple[float, ...]) -> tuple[int, int, int]:

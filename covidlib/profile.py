@@ -58,7 +58,8 @@ class Preprocessing:
     grey: str = _choice("fixed", "volume")  # fixed: the window becomes 0-255; volume: each volume's own minimum and maximum do
     spacing_mm: tuple[float, float, float] = _number((1.58, 1.58, 2.70), 0.3, 20)
     low_pass: bool = True  # widen the cubic kernel where the grid gets coarser (the original does not)
-    z_score: str = _choice("volume", "fixed")  # mean and deviation of each volume, or these for all, whatever part a scan shows:
+    z_score: str = _choice("volume", "fixed", "levels")  # by each volume's mean and deviation; by these two for all volumes,
+    # whatever part a scan shows; or by the grey of each scan's own lung and soft tissue, where its window is not known:
     fixed_mean_grey: float = _number(100.0, 0, 255)
     fixed_deviation_grey: float = _number(80.0, 1, 255)
 

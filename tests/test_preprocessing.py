@@ -16,6 +16,7 @@ from covidlib.preprocessing import (
     prepare_cached,
     resample,
     resample_labels,
+    tissue_levels,
     to_grey,
     working_shape,
     z_score,
@@ -65,6 +66,27 @@ def test_z_score_by_fixed_numbers():
     settings = Preprocessing(z_score="fixed", fixed_mean_grey=100, fixed_deviation_grey=80)
     scored = z_score(row(20, 100, 180, 255), settings)
     assert scored.ravel().tolist() == [-1, 0, 1, 1.9375] and scored.dtype == np.float32
+
+
+def chest(lung=60, tissue=200, disease=100):
+    """Air of 20 around a square body, in it a square lung, a fifth of it diseased; two slices."""
+    image = np.full((14, 14, 2), 20.0)
+    image[1:13, 1:13], image[3:11, 3:11], image[3:11, 3:5] = tissue, lung, disease
+    return image
+
+
+def test_z_score_by_levels_puts_lung_and_soft_tissue_at_fixed_places():
+    """A disease of 100 lies 40 of the 140 from lung to tissue up: -0.5 + 2 * 40 / 140."""
+    image, settings = chest(), Preprocessing(z_score="levels")
+    assert tissue_levels(image) == (60, 200)
+    scored = z_score(image, settings)
+    np.testing.assert_allclose(scored[[5, 1, 3], [7, 1, 3], 0], [-0.5, 1.5, -0.5 + 80 / 140], rtol=1e-6)
+    np.testing.assert_allclose(z_score(chest(45, 185, 85), settings)[1:13, 1:13], scored[1:13, 1:13], rtol=1e-6)  # another window
+
+
+def test_where_no_lung_is_found_the_fixed_numbers_count():
+    assert tissue_levels(np.full((4, 4, 2), 180.0)) is None and tissue_levels(np.full((4, 4, 2), 20.0)) is None
+    assert z_score(np.full((4, 4, 2), 180.0), Preprocessing(z_score="levels"))[0, 0, 0] == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- working grid
