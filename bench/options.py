@@ -90,8 +90,8 @@ def judge(run: Run, model: Any, split: Fold) -> dict[str, str]:
 
     dice: dict[str, list[float]] = {}
     for case in split.test:
-        truth, step = run.case(case).labels, run.profile.network.smallest_step
-        probabilities = predict_volume(model, run.prepared([case])[0], run.profile.inference, step)
+        truth = run.case(case).labels
+        probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
         for row in score(truth, labels_on_grid(probabilities, truth.shape)):
             dice.setdefault(f"dice_{row['class'].replace(' ', '_')}", []).append(row["dice"])
     return {name: f"{sum(values) / len(values):.4f}" for name, values in dice.items()}

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights", default="", metavar="DIR", help="a run's folder (default: the weights of this package)")
     predict.add_argument("--intensity", choices=("hu", "grey"), help="overrules the detection")
     predict.add_argument("--probabilities", action="store_true", help="write the probabilities of the classes, too")
+    predict.add_argument("--memory", type=_gigabytes, metavar="4GB", help="for the network, about (default: 4GB)")
     predict.set_defaults(command=_predict)
 
     check = verbs.add_parser("check", help="list every problem of a data folder; exit code 1 if there is one")
@@ -111,6 +112,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part)
 
 
+def _gigabytes(text: str) -> float:
+    return float(text.upper().removesuffix("GB"))
+
+
 def _run(given: argparse.Namespace) -> None:
     from covidlib.workflow import run_all
 
@@ -122,7 +127,7 @@ def _predict(given: argparse.Namespace) -> int:
     from covidlib.predict import SHIPPED, predict_scans
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only its errors between the lines about the scans
-    failed = predict_scans(given.inputs, given.out, given.weights or SHIPPED, given.intensity, given.probabilities)
+    failed = predict_scans(given.inputs, given.out, given.weights or SHIPPED, given.intensity, given.probabilities, given.memory)
     sys.stdout.write(f"{len(failed)} failed, see errors.csv; " if failed else "")
     sys.stdout.write(f"results: {given.out}/quantification.csv\n")
     return 1 if failed else 0

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -15,33 +16,37 @@ from covidlib.network import build_network
 from covidlib.patches import Corner, crop, merge, windows
 from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import Prepared, labels_on_grid
-from covidlib.profile import Inference
+from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
 CODE = ("inference", "patches", "preprocessing", "postprocessing", "dataset")
+Box = tuple[slice, ...]
 EXCHANGED = [0, 2, 1, 3]  # left and right lung of CLASSES
 
 
-def predict_volume(model: keras.Model, volume: Prepared, settings: Inference, step: tuple[int, int, int]) -> np.ndarray:
+def predict_volume(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:
     """Class probabilities of a prepared volume.
 
     Args:
         model: from `build_network`.
-        volume: its image (x, y, z) is padded with air where it is smaller than a window or not a multiple of `step`.
-        settings: "windows" (half overlapping, plain mean; the paper) or "volume" (all at once; same network, 5 times less work);
-            with `mirror_axes` the mean over mirror images, each mirrored back: a left lung seen in a mirror is a right one.
-        step: `Network.smallest_step`.
+        volume: its image (x, y, z) is padded with air where it is smaller than a window or than what the network can pool.
+        profile: its `inference.mode`: "windows" (half overlapping, plain mean; the paper) or "volume" (the box around the body at
+            once, or in as few tiles as fit `inference.memory_gb`; a fifth of the work); with `mirror_axes` the mean over mirror
+            images, each mirrored back: a left lung seen in a mirror is a right one.
 
     Returns:
-        float32 (x, y, z, 4), summing to 1 over the classes.
+        float32 (x, y, z, 4), summing to 1 over the classes; outside of the body's box background.
+
+    Raises:
+        DataError: the smallest tiles need more memory than `memory_gb`.
     """
-    views = list(_mirrored_axes(settings.mirror_axes))
+    views = list(_mirrored_axes(profile.inference.mirror_axes))
     total = np.zeros((*volume.image.shape, len(CLASSES)), np.float32)
     for axes in views:
         seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
-        found = np.flip(_predict_once(model, seen, settings, step), axes)
+        found = np.flip(_predict_once(model, seen, profile), axes)
         total += found[..., EXCHANGED] if 0 in axes else found
-    return total / len(views)
+    return total / np.float32(len(views))
 
 
 def predict_fold(run: Run, number: int) -> dict[str, Path]:
@@ -63,7 +68,7 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     model = load_model(run, number)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
-        probabilities = predict_volume(model, run.prepared([case])[0], run.profile.inference, run.profile.network.smallest_step)
+        probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
         labels = labels_on_grid(probabilities, original.image.shape)
         save_labels(drop_specks(labels, original.spacing_mm, run.profile.inference), original, made[case])
     write_json(folder / "predictions.json", key)
@@ -77,13 +82,64 @@ def load_model(run: Run, number: int) -> keras.Model:
     return model
 
 
-def _predict_once(model: keras.Model, volume: Prepared, settings: Inference, step: tuple[int, int, int]) -> np.ndarray:
-    shape = volume.image.shape
-    if settings.mode == "windows":
-        return merge(_predicted_windows(model, volume, settings), shape)
-    padded = [-(-n // m) * m for n, m in zip(shape, step, strict=True)]
-    whole = _probabilities(model, crop(volume.image, (0, 0, 0), padded, volume.air))
-    return whole[: shape[0], : shape[1], : shape[2]]
+def tiles(shape: Sequence[int], profile: Profile) -> Iterator[tuple[Box, Box]]:
+    """The fewest voxels to compute in tiles that fit `inference.memory_gb`: for each the box to read and the part of it to keep.
+
+    Args:
+        shape: (x, y, z) of the volume, multiples of the network's smallest step.
+        profile: the network decides how far around a tile it has to see; boxes are slices of the volume.
+    """
+    step, reach = profile.network.smallest_step, profile.network.reach
+    most = profile.inference.memory_gb * 1e9 / bytes_per_voxel(profile.network)
+
+    def sides(counts: Sequence[int]) -> list[tuple[int, int]]:  # of what is kept, and of what is read
+        kept = [-(-n // (count * m)) * m for n, count, m in zip(shape, counts, step, strict=True)]
+        return [(k, min(n, k + 2 * r)) for n, k, r in zip(shape, kept, reach, strict=True)]
+
+    def work(counts: Sequence[int]) -> float:
+        read = math.prod(side for _, side in sides(counts))
+        return math.prod(counts) * read if read <= most else math.inf
+
+    best = min(itertools.product(range(1, 17), repeat=3), key=work)
+    if work(best) == math.inf:
+        needed = min(math.prod(side for _, side in sides(counts)) for counts in itertools.product((1, 16), repeat=3))
+        least = needed * bytes_per_voxel(profile.network) / 1e9
+        given = f"inference.memory_gb is {profile.inference.memory_gb:g}; allowed for this volume: {least:.1f} or more"
+        raise DataError(f"{given}; or set inference.mode to windows")
+    starts = [range(0, n, kept) for n, (kept, _) in zip(shape, sides(best), strict=True)]
+    for corner in itertools.product(*starts):
+        keep = [(c, min(n, c + kept)) for c, n, (kept, _) in zip(corner, shape, sides(best), strict=True)]
+        read = [(max(0, low - r), min(n, high + r)) for (low, high), n, r in zip(keep, shape, reach, strict=True)]
+        yield tuple(slice(*ends) for ends in read), tuple(slice(*ends) for ends in keep)
+
+
+def bytes_per_voxel(network: Network) -> float:
+    """About what a prediction holds at once: some seven values per filter of the finest level; measured, see `bench/`."""
+    return 7 * network.filters[0] * (2 if network.precision == "mixed_bfloat16" else 4)
+
+
+def body_box(image: np.ndarray) -> Box:
+    """The box around everything denser than half of the window (x, y, z); all of an image that is nowhere denser."""
+    from scipy.ndimage import find_objects
+
+    dense = image > (image.min() + image.max()) / 2
+    return find_objects(dense.astype(np.uint8))[0] if dense.any() else tuple(slice(0, n) for n in image.shape)
+
+
+def _predict_once(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:
+    if profile.inference.mode == "windows":
+        return merge(_predicted_windows(model, volume, profile.inference), volume.image.shape)
+    body = body_box(volume.image)
+    padded = [-(-(side.stop - side.start) // m) * m for side, m in zip(body, profile.network.smallest_step, strict=True)]
+    image = crop(volume.image, [side.start for side in body], padded, volume.air)
+    found = np.empty((*padded, len(CLASSES)), np.float32)
+    for read, keep in tiles(padded, profile):
+        inside = tuple(slice(k.start - r.start, k.stop - r.start) for r, k in zip(read, keep, strict=True))
+        found[keep] = _probabilities(model, image[read])[inside]
+    whole = np.zeros((*volume.image.shape, len(CLASSES)), np.float32)
+    whole[..., 0] = 1
+    whole[body] = found[tuple(slice(0, side.stop - side.start) for side in body)]
+    return whole
 
 
 def _mirrored_axes(names: str) -> Iterator[tuple[int, ...]]:

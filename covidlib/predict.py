@@ -17,14 +17,13 @@ from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
 from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
-from covidlib.profile import Inference, Preprocessing, Profile, profile_from
+from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.scan import find_scans, read_scan
 
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
-VOXELS_AT_ONCE = 10**8  # times feature maps: about 5 GiB in bfloat16
 MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "postprocessing", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
@@ -53,8 +52,10 @@ class Predictor:
         view(result.case, result.labels)
     """
 
-    def __init__(self, weights: str | Path = SHIPPED):
+    def __init__(self, weights: str | Path = SHIPPED, memory_gb: float | None = None):
         """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble.
+
+        `memory_gb` overrules the profile's: a volume that needs more is cut into tiles, with the same result.
 
         Raises:
             DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.
@@ -62,6 +63,8 @@ class Predictor:
         from covidlib.network import build_network
 
         self.profile, files = _weights(Path(weights))
+        if memory_gb is not None:
+            self.profile = replace(self.profile, inference=replace(self.profile.inference, memory_gb=memory_gb))
         self.models = []
         for file in files:
             model = build_network(self.profile.network)
@@ -81,11 +84,10 @@ class Predictor:
 
         scan = read_scan(source, spacing_mm, intensity, name)
         case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
-        settings, step = _within_memory(self.profile, prepared.image.shape), self.profile.network.smallest_step
         probabilities = np.float32(0)
         for model in self.models:
-            probabilities = probabilities + predict_volume(model, prepared, settings, step) / np.float32(len(self.models))
-        labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, settings)
+            probabilities = probabilities + predict_volume(model, prepared, self.profile) / np.float32(len(self.models))
+        labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, self.profile.inference)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
         return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)
@@ -97,6 +99,7 @@ def predict_scans(
     weights: str | Path = SHIPPED,
     intensity: str | None = None,
     probabilities: bool = False,
+    memory_gb: float | None = None,
 ) -> list[str]:
     """Predict many scans, one after the other, into a folder.
 
@@ -124,7 +127,7 @@ def predict_scans(
             if _is_finished(folder, name, key, probabilities):
                 log.info("%d of %d, %s: finished before", number, len(scans), name)
                 continue
-            predictor = predictor or Predictor(weights)
+            predictor = predictor or Predictor(weights, memory_gb)
             try:
                 said, problem = _predict_one(predictor, name, path, folder, key, intensity, probabilities), None
             except Exception as error:  # one bad scan must not stop the others
@@ -136,17 +139,6 @@ def predict_scans(
             left = (time.monotonic() - started) / worked * (len(scans) - number) / 60
             log.info("%d of %d, %s; about %.0f minutes left", number, len(scans), said, left)
     return failed
-
-
-def _within_memory(profile: Profile, shape: Sequence[int]) -> Inference:
-    """The profile's way of predicting; a volume too large for one go (`VOXELS_AT_ONCE`) is cut into overlapping slabs."""
-    settings, (*step, step_z) = profile.inference, profile.network.smallest_step
-    most = VOXELS_AT_ONCE // profile.network.filters[0]
-    if settings.mode == "windows" or np.prod(shape) <= most:
-        return settings
-    plane = [-(-n // m) * m for n, m in zip(shape[:2], step, strict=True)]
-    height = max(1, most // int(np.prod(plane)) // step_z) * step_z
-    return replace(settings, mode="windows", window_shape_vox=(*plane, height), overlap=0.25)
 
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:

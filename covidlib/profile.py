@@ -109,6 +109,19 @@ class Network:
         depth = len(self.filters) - 1
         return 2**depth, 2**depth, 2 ** max(0, depth - self.flat_levels)
 
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """Voxels along x, y, z beyond which nothing changes an output: half of each kernel on its level, and one pooling cell.
+
+        In multiples of `smallest_step`, and true of boxes that begin and end at such multiples.
+        """
+        depth = len(self.filters) - 1
+        layers = [(level, 4 if level < depth else 2) for level in range(depth + 1)]  # two on the way down, two on the way up
+        xy = sum(count * 2**level for level, count in layers)
+        deep = [layer for layer in layers if not (self.flat_kernels and layer[0] < self.flat_levels)]
+        z = sum(count * 2 ** max(0, level - self.flat_levels) for level, count in deep)
+        return tuple(-(-(n + step - 1) // step) * step for n, step in zip((xy, xy, z), self.smallest_step, strict=True))
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -146,6 +159,7 @@ class Inference:
     mode: str = _choice("windows", "volume")  # volume: the whole padded volume in one go
     window_shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
     overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
+    memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more in one go are cut into tiles
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
     smallest_lung_ml: float = _number(0.0, 0, 1000)  # smaller pieces of lung and infection together become background
     smallest_infection_ml: float = _number(0.0, 0, 1000)  # smaller pieces of infection become lung

@@ -1,5 +1,6 @@
 """Windows and whole volume agree on a pointwise model; padding goes; labels come back on the scan's own grid."""
 
+import dataclasses
 import os
 import shutil
 
@@ -11,13 +12,18 @@ from covidlib import inference
 from covidlib.dataset import IMAGES, load_case, save_labels
 from covidlib.errors import DataError
 from covidlib.files import checksum
-from covidlib.inference import load_model, predict_fold, predict_volume
+from covidlib.inference import bytes_per_voxel, load_model, predict_fold, predict_volume, tiles
+from covidlib.network import build_network
 from covidlib.preprocessing import Prepared, labels_on_grid, prepare
-from covidlib.profile import Inference, Preprocessing
+from covidlib.profile import Inference, Network, Patches, Preprocessing, Profile
 from covidlib.runs import open_run
 
-STEP = (4, 4, 2)
+NETWORK = Network(filters=(4, 4, 4), flat_levels=1)  # pools by 4, 4, 2
 AIR = -2.0
+
+
+def profile(**inference):
+    return Profile(network=NETWORK, patches=Patches(shape_vox=(8, 8, 4)), inference=Inference(**inference))
 
 
 def pointwise(seen=None):
@@ -46,9 +52,9 @@ SHAPES = [(16, 16, 8), (17, 13, 9), (30, 21, 11), (3, 20, 5), (1, 1, 1), (16, 5,
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
 def test_windows_and_volume_agree_exactly_on_a_pointwise_model(shape, overlap):
     volume = random_volume(shape)
-    windows = Inference(mode="windows", window_shape_vox=(8, 8, 4), overlap=overlap)
-    one = predict_volume(pointwise(), volume, windows, STEP)
-    other = predict_volume(pointwise(), volume, Inference(mode="volume"), STEP)
+    windows = profile(mode="windows", window_shape_vox=(8, 8, 4), overlap=overlap)
+    one = predict_volume(pointwise(), volume, windows)
+    other = predict_volume(pointwise(), volume, profile(mode="volume"))
     expected = pointwise()(volume.image[..., None], training=False)
     np.testing.assert_array_equal(one, expected)
     np.testing.assert_array_equal(other, expected)
@@ -58,7 +64,7 @@ def test_windows_and_volume_agree_exactly_on_a_pointwise_model(shape, overlap):
 def test_a_volume_smaller_than_a_window_is_padded_with_air():
     seen = []
     volume = random_volume((3, 20, 5))
-    out = predict_volume(pointwise(seen), volume, Inference(window_shape_vox=(8, 24, 8)), STEP)
+    out = predict_volume(pointwise(seen), volume, profile(window_shape_vox=(8, 24, 8)))
     assert out.shape == (3, 20, 5, 4) and len(seen) == 1
     window = seen[0][0, ..., 0]
     assert window.shape == (8, 24, 8)
@@ -68,7 +74,7 @@ def test_a_volume_smaller_than_a_window_is_padded_with_air():
 
 def test_a_whole_volume_is_padded_to_what_the_network_can_pool():
     seen = []
-    predict_volume(pointwise(seen), random_volume((9, 12, 5)), Inference(mode="volume"), STEP)
+    predict_volume(pointwise(seen), random_volume((9, 12, 5)), profile(mode="volume"))
     assert [image.shape for image in seen] == [(1, 12, 12, 6, 1)]
     assert (seen[0][0, 9:, ..., 0] == AIR).all() and (seen[0][0, :, :, 5:, 0] == AIR).all()
 
@@ -80,8 +86,61 @@ def test_overlapping_windows_are_averaged():
     def model(image, training):
         return np.full((*image.shape[:-1], 4), next(answers), np.float32)
 
-    out = predict_volume(model, random_volume((6, 4, 2)), Inference(window_shape_vox=(4, 4, 2)), STEP)
+    out = predict_volume(model, random_volume((6, 4, 2)), profile(window_shape_vox=(4, 4, 2)))
     assert out[:, 0, 0, 0].tolist() == [1, 1, 0.5, 0.5, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------------------- tiles and the body
+
+
+def test_beyond_its_reach_a_voxel_changes_nothing():
+    """In plane 4 (1 + 2) + 2 * 4 = 20 and the rest of a cell of 4; along z flat kernels leave 4 + 2 * 2, and a cell is 2."""
+    network = Network(filters=(2, 2, 2), flat_levels=1, flat_kernels=True)
+    assert network.reach == (24, 24, 10) and Network().reach == (112, 112, 112)
+    model, image = build_network(network), np.zeros((1, 64, 64, 32, 1), np.float32)
+    before = np.asarray(model(image))
+    image[0, 32, 32, 16] = 100
+    changed = np.argwhere(np.abs(np.asarray(model(image)) - before).max(-1)[0] > 0)
+    assert (np.abs(changed - (32, 32, 16)).max(0) <= network.reach).all() and len(changed) > 1000
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 24), (80, 8, 4), (16, 16, 60)])
+@pytest.mark.parametrize("memory_gb", [0.004, 0.008, 1.0])
+def test_tiles_fit_the_memory_and_keep_each_voxel_once(shape, memory_gb):
+    settings = dataclasses.replace(profile(), network=Network(filters=(2, 2, 2), flat_levels=1, flat_kernels=True))
+    settings = dataclasses.replace(settings, inference=Inference(memory_gb=memory_gb))
+    times = np.zeros(shape, int)
+    for read, keep in tiles(shape, settings):
+        assert times[read].size * bytes_per_voxel(settings.network) <= memory_gb * 1e9
+        assert all(r.start <= k.start and k.stop <= r.stop for r, k in zip(read, keep, strict=True))
+        times[keep] += 1
+    assert (times == 1).all()
+
+
+def test_tiles_give_what_the_whole_volume_gives():
+    settings = Profile(network=Network(filters=(4, 6, 8), flat_levels=1, flat_kernels=True), inference=Inference(mode="volume"))
+    small = dataclasses.replace(settings, inference=Inference(mode="volume", memory_gb=0.01))
+    model, volume = build_network(settings.network, seed=1), random_volume((70, 66, 60))
+    assert len(list(tiles((72, 68, 60), small))) > 2
+    np.testing.assert_allclose(predict_volume(model, volume, small), predict_volume(model, volume, settings), atol=1e-3)
+
+
+def test_too_little_memory_is_said_with_what_is_needed():
+    with pytest.raises(DataError, match=r"memory_gb is 0.1; allowed for this volume: \d+\.\d or more"):
+        list(tiles((256, 256, 112), Profile(inference=Inference(memory_gb=0.1))))
+
+
+def test_outside_of_the_body_is_background():
+    """A body in the middle of air; the model calls everything infection, and is asked about the body's box alone."""
+    seen, image = [], np.full((24, 20, 6), AIR, np.float32)
+    image[8:16, 6:14] = 1.0
+
+    def model(image, training):
+        seen.append(image.shape)
+        return np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (*image.shape[:-1], 4))
+
+    out = predict_volume(model, Prepared("body", image, None, (1, 1, 1)), profile(mode="volume"))
+    assert seen == [(1, 8, 8, 6, 1)] and (out.argmax(-1) == np.where(image > 0, 3, 0)).all()
 
 
 @pytest.mark.parametrize(("axes", "views"), [("none", 1), ("x", 2), ("xz", 4)])
@@ -96,7 +155,7 @@ def test_mirror_images_are_averaged_with_left_and_right_exchanged(axes, views):
         return found
 
     volume = random_volume((16, 4, 4))
-    out = predict_volume(model, volume, Inference(mode="volume", mirror_axes=axes), STEP)
+    out = predict_volume(model, volume, profile(mode="volume", mirror_axes=axes))
     assert len(seen) == views
     np.testing.assert_array_equal(out, model(volume.image[None, ..., None], False)[0])
     assert any((image[0, ..., 0] == volume.image[::-1]).all() for image in seen) == (axes != "none")
@@ -168,7 +227,6 @@ def test_predicting_a_fold_that_is_not_trained_says_so(copied):
 
 def test_the_loaded_model_has_the_kept_weights(trained_run):
     volume = trained_run.prepared([trained_run.folds[0].test[0]])[0]
-    step = trained_run.profile.network.smallest_step
-    one, same = (predict_volume(load_model(trained_run, 0), volume, trained_run.profile.inference, step) for _ in range(2))
+    one, same = (predict_volume(load_model(trained_run, 0), volume, trained_run.profile) for _ in range(2))
     np.testing.assert_array_equal(one, same)
     np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-5)

@@ -11,7 +11,6 @@ from variants import NEARLY, PATIENT, PLAIN, SPACING, VARIANTS, chest, dice, pre
 from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum
-from covidlib.patches import windows
 from covidlib.predict import SHIPPED, Predictor, _doubts, predict_scans
 from covidlib.profile import Preprocessing
 from covidlib.quantification import quantify
@@ -82,15 +81,6 @@ def test_a_part_of_the_lungs_is_predicted_with_a_warning(predictor):
     result = predictor(chest()[..., 12:13], SPACING)
     found = result.quantities["lung_ml"]
     assert 100 < found < 500 and f"lungs of {found:.0f} mL found: no chest, or a small part of one" in result.warnings
-
-
-def test_a_volume_too_large_for_one_go_is_cut_into_slabs(weights, predictor, plain, monkeypatch):
-    """Slabs of 8 slices that overlap by 2; in each the network looks no further than its own slice."""
-    monkeypatch.setattr("covidlib.predict.VOXELS_AT_ONCE", 80 * 64 * 8 * 6)
-    seen = []
-    monkeypatch.setattr("covidlib.inference.windows", lambda *given: seen.append(given[1]) or windows(*given))
-    np.testing.assert_array_equal(predictor(chest(), SPACING).labels, plain)
-    assert seen == [(80, 64, 8)]
 
 
 def test_lungs_that_reach_an_end_of_the_scan_are_said_to_be_cut_off():

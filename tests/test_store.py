@@ -32,8 +32,7 @@ def test_weights_in_half_precision_predict_nearly_the_same(evaluated, tmp_path):
     assert read_json(tmp_path / "weights" / "run.json") == read_json(evaluated.folder / "run.json")
     half = Run(evaluated.profile, evaluated.data, tmp_path / "weights", evaluated.cases, evaluated.folds)
     volume = evaluated.prepared(evaluated.folds[0].test[:1])[0]
-    step = evaluated.profile.network.smallest_step
-    one, other = (predict_volume(load_model(run, 0), volume, run.profile.inference, step) for run in (evaluated, half))
+    one, other = (predict_volume(load_model(run, 0), volume, run.profile) for run in (evaluated, half))
     np.testing.assert_allclose(one, other, atol=0.01)
     assert np.abs(one - other).max() > 0  # they are not the same file
 
