@@ -20,6 +20,7 @@ from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
 CODE = ("inference", "patches", "preprocessing", "postprocessing", "dataset")
+MARGIN = 8  # voxels around the body
 Box = tuple[slice, ...]
 EXCHANGED = [0, 2, 1, 3]  # left and right lung of CLASSES
 
@@ -119,11 +120,12 @@ def bytes_per_voxel(network: Network) -> float:
 
 
 def body_box(image: np.ndarray) -> Box:
-    """The box around everything denser than half of the window (x, y, z); all of an image that is nowhere denser."""
+    """The box around all that is denser than half of the window (x, y, z), and `MARGIN` more; the whole where nothing is."""
     from scipy.ndimage import find_objects
 
     dense = image > (image.min() + image.max()) / 2
-    return find_objects(dense.astype(np.uint8))[0] if dense.any() else tuple(slice(0, n) for n in image.shape)
+    box = find_objects(dense.astype(np.uint8))[0] if dense.any() else [slice(0, n) for n in image.shape]
+    return tuple(slice(max(0, b.start - MARGIN), min(n, b.stop + MARGIN)) for b, n in zip(box, image.shape, strict=True))
 
 
 def _predict_once(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:

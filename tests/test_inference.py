@@ -131,16 +131,18 @@ def test_too_little_memory_is_said_with_what_is_needed():
 
 
 def test_outside_of_the_body_is_background():
-    """A body in the middle of air; the model calls everything infection, and is asked about the body's box alone."""
-    seen, image = [], np.full((24, 20, 6), AIR, np.float32)
-    image[8:16, 6:14] = 1.0
+    """A body of 8 x 8 in the middle of air; the model calls everything infection, and is asked about 8 voxels more around it."""
+    seen, image = [], np.full((40, 36, 6), AIR, np.float32)
+    image[16:24, 14:22] = 1.0
 
     def model(image, training):
         seen.append(image.shape)
         return np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (*image.shape[:-1], 4))
 
     out = predict_volume(model, Prepared("body", image, None, (1, 1, 1)), profile(mode="volume"))
-    assert seen == [(1, 8, 8, 6, 1)] and (out.argmax(-1) == np.where(image > 0, 3, 0)).all()
+    expected = np.zeros(image.shape)
+    expected[8:32, 6:30] = 3
+    assert seen == [(1, 24, 24, 6, 1)] and (out.argmax(-1) == expected).all()
 
 
 @pytest.mark.parametrize(("axes", "views"), [("none", 1), ("x", 2), ("xz", 4)])
