@@ -88,7 +88,8 @@ def tiles(shape: Sequence[int], profile: Profile) -> Iterator[tuple[Box, Box]]:
 
     Args:
         shape: (x, y, z) of the volume, multiples of the network's smallest step.
-        profile: the network decides how far around a tile it has to see; boxes are slices of the volume.
+        profile: the network decides how far around a tile it has to see, so that the result is that of the whole volume (but for
+            instance normalization, whose means are the tile's); boxes are slices of the volume.
     """
     step, reach = profile.network.smallest_step, profile.network.reach
     most = profile.inference.memory_gb * 1e9 / bytes_per_voxel(profile.network)

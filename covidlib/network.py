@@ -74,13 +74,41 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return tf.reshape(out, tf.shape(inputs))
 
 
+class FusedInstanceNormalization(layers.GroupNormalization):
+    """Every patch and feature map normalized by itself, by the same kernel: as if each patch's maps were maps of their own."""
+
+    def __init__(self, **options: Any):
+        """One group per feature map."""
+        super().__init__(**{**options, "groups": -1})
+
+    def call(self, inputs: Any) -> Any:
+        """(B, X, Y, Z, C) to the same; in training and prediction alike."""
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
+        import tensorflow as tf
+
+        batch, x, y, z, _ = tf.unstack(tf.shape(inputs))
+        maps = inputs.shape[-1]
+        aside = tf.transpose(tf.reshape(inputs, (batch, x * y * z, maps)), (1, 0, 2))
+        out = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(aside, (1, x * y, z, batch * maps)),
+            scale=tf.tile(tf.cast(self.gamma, tf.float32), [batch]),
+            offset=tf.tile(tf.cast(self.beta, tf.float32), [batch]),
+            mean=[],
+            variance=[],
+            epsilon=self.epsilon,
+            is_training=True,
+        ).y
+        return tf.reshape(tf.transpose(tf.reshape(out, (x * y * z, batch, maps)), (1, 0, 2)), tf.shape(inputs))
+
+
 def _pool(level: int, settings: Network) -> tuple[int, int, int]:
     return (2, 2, 1) if level < settings.flat_levels else (2, 2, 2)
 
 
 def _norm(settings: Network, **options: Any) -> layers.Layer:
     if settings.norm == "instance":
-        return layers.GroupNormalization(groups=-1, **options)
+        return FusedInstanceNormalization(**options)
     return FusedBatchNormalization(momentum=settings.norm_momentum, **options)
 
 

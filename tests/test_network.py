@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from covidlib.network import build_network
+from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network
 from covidlib.profile import Network, load_profile
 
 TINY = (2, 3, 4)
@@ -83,3 +83,26 @@ def test_every_precision_a_profile_may_name_runs_with_weights_and_probabilities_
     probabilities = forward(model, 4, 4, 2)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fused", "plain"),
+    [(FusedBatchNormalization(), layers.BatchNormalization()), (FusedInstanceNormalization(), layers.GroupNormalization(-1))],
+)
+def test_fused_normalization_gives_what_keras_gives(fused, plain):
+    image = np.random.default_rng(0).normal(2, 3, (2, 8, 6, 4, 5)).astype(np.float32)
+    for _ in range(2):
+        outputs = [ops.convert_to_numpy(layer(image, training=True)) for layer in (fused, plain)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    for one, other in zip(fused.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-3)
+
+
+def test_instance_normalization_takes_each_patch_and_map_by_itself():
+    """Whatever is added to or multiplied on one map of one patch, it comes out with mean 0 and deviation 1."""
+    image = np.random.default_rng(0).normal(size=(2, 8, 6, 4, 3)).astype(np.float32)
+    moved = image * np.array([5, 1, 2], np.float32) + np.arange(6, dtype=np.float32).reshape(2, 1, 1, 1, 3)
+    one, other = (ops.convert_to_numpy(FusedInstanceNormalization(epsilon=1e-9)(x)) for x in (image, moved))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(other.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(other.std((1, 2, 3)), 1, rtol=1e-4)
