@@ -99,7 +99,7 @@ class Network:
     filters: tuple[int, ...] = _number((32, 64, 128, 256, 512), 1, 4096)  # per level, finest first
     flat_levels: int = _number(0, 0, 8)  # finest levels pooled in plane only (thick slices)
     flat_kernels: bool = False  # and convolved in plane only
-    norm: str = _choice("batch", "instance")  # over the batch in training, by running means in prediction; or over each patch alone
+    norm: str = _choice("batch", "instance")  # over the batch, in prediction by running means; or over each patch alone
     norm_momentum: float = _number(0.99, 0.5, 0.9999)  # of the running mean and variance that batch normalization predicts with
     precision: str = _choice("float32", "mixed_bfloat16")
 
