@@ -132,7 +132,7 @@ def make_case(
 
     zooms, order = header.get_zooms()[:3], list(nib.io_orientation(affine)[:, 0])
     spacing = tuple(float(zooms[order.index(axis)]) for axis in range(3))
-    image = to_canonical(image, affine).astype(np.float32)
+    image = to_canonical(image, affine).astype(np.float32, copy=False)
     labels = None if labels is None else to_canonical(labels, affine)
     return Case(case, image, labels, spacing, intensity, affine, header, "".join(nib.aff2axcodes(affine)))
 

@@ -13,7 +13,7 @@ from covidlib.dataset import CLASSES, save_labels
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.network import build_network
-from covidlib.patches import Corner, crop, merge, windows
+from covidlib.patches import Corner, box_of, crop, merge, windows
 from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import Prepared, labels_on_grid
 from covidlib.profile import Inference, Network, Profile
@@ -122,10 +122,8 @@ def bytes_per_voxel(network: Network) -> float:
 
 def body_box(image: np.ndarray) -> Box:
     """The box around all that is denser than half of the window (x, y, z), and `MARGIN` more; the whole where nothing is."""
-    from scipy.ndimage import find_objects
-
     dense = image > (image.min() + image.max()) / 2
-    box = find_objects(dense.astype(np.uint8))[0] if dense.any() else [slice(0, n) for n in image.shape]
+    box = box_of(dense if dense.any() else ~dense)
     return tuple(slice(max(0, b.start - MARGIN), min(n, b.stop + MARGIN)) for b, n in zip(box, image.shape, strict=True))
 
 

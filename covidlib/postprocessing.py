@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from covidlib.patches import box_of
 from covidlib.profile import Inference
 
 INFECTION = 3
@@ -19,25 +20,26 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
             below `smallest_infection_ml` becomes the nearest lung. 0: none does.
 
     Returns:
-        labels of the same shape; the same array where nothing is to be taken away.
+        new labels of the same shape.
     """
-    ml = float(np.prod(spacing_mm)) / 1000
+    ml, labels = float(np.prod(spacing_mm)) / 1000, labels.copy()
+    inside = labels[box_of(labels > 0)]  # a view
     if settings.smallest_lung_ml:
-        labels = np.where(_small(labels > 0, settings.smallest_lung_ml / ml), np.uint8(0), labels)
+        inside[_small(inside > 0, settings.smallest_lung_ml / ml)] = 0
     if settings.smallest_infection_ml:
-        specks = _small(labels == INFECTION, settings.smallest_infection_ml / ml)
-        labels = np.where(specks, lung_sides(labels, spacing_mm), labels) if specks.any() else labels
+        specks = _small(inside == INFECTION, settings.smallest_infection_ml / ml)
+        inside[specks] = lung_sides(inside, spacing_mm)[specks]
     return labels
 
 
 def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung."""
-    from scipy.ndimage import distance_transform_edt, find_objects
+    from scipy.ndimage import distance_transform_edt
 
     sides = np.where(labels == INFECTION, 0, labels).astype(np.uint8)
     if not (sides.any() and (labels == INFECTION).any()):
         return sides
-    box = find_objects((labels > 0).astype(np.uint8))[0]  # nothing outside of it matters
+    box = box_of(labels > 0)  # nothing outside of it matters
     nearest = distance_transform_edt(sides[box] == 0, spacing_mm, return_distances=False, return_indices=True)
     sides[box] = np.where(labels[box] == INFECTION, sides[box][tuple(nearest)], sides[box])
     return sides

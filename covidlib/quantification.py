@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covidlib.patches import box_of
 from covidlib.postprocessing import lung_sides, pieces
 from covidlib.runs import Run
 
@@ -30,6 +31,8 @@ def quantify(
         infection_mean_hu (NaN where there is no HU or no infection); lesions (of at least 0.1 mL, touching at a corner is
         one) and largest_lesion_ml; severity, see `severity`.
     """
+    box = box_of(labels > 0)
+    labels, image = labels[box], None if image is None else image[box]
     sides, infected = lung_sides(labels, spacing_mm), labels == 3
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     found: dict[str, float | int | str] = {}
