@@ -152,6 +152,21 @@ def options_markdown(table: Path) -> str:
     return said + "\n\n" + _table(head, ((name, f"`{changed}`" if changed else "", *rest) for name, changed, *rest in cells))
 
 
+def viewer_markdown(table: Path) -> str:
+    """How heavy the viewer's page is and how fast it draws, from the file that bench/viewer.py writes."""
+    told = read_json(table)
+    if not told:
+        return "Not measured yet.\n"
+    drawn = [one["drawn_ms"] for one in told["slices"].values()]
+    return (
+        f"Measured by `bench/viewer.py` on {told['case']} of `{told['data']}`, {' x '.join(map(str, told['shape']))} voxels: the "
+        f"page has {told['page_mb']['compared']} MB. A changed slice is drawn after {min(one['median'] for one in drawn)} to "
+        f"{max(one['median'] for one in drawn)} ms in the median of each plane; 95 of 100 changes take at most "
+        f"{max(one['p95'] for one in drawn)} ms, and the slowest of all took {max(one['max'] for one in drawn)} ms (headless "
+        f"Chromium {told['chromium'].split('.')[0]}; {told['machine']}, which other work shared).\n"
+    )
+
+
 def specks_markdown(table: Path) -> str:
     """Infection Dice by the size below which pieces are dropped, from the file that bench/specks.py writes."""
     import pandas as pd

@@ -14,10 +14,12 @@ const WHEEL_STEP = 30; // pixels of a trackpad's scroll for one slice; a mouse w
 const PLAY_MS = 150; // a slice
 const BAR_PADDING = 8; // pixels from the bar's ends to where the slider's handle stands at its ends
 
-async function gunzip(view) {
+async function unpack(view) {
   if (!view.byteLength) return null;
   const stream = new Blob([view]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const values = new Uint8Array(await new Response(stream).arrayBuffer());
+  for (let at = 1; at < values.length; at++) values[at] += values[at - 1]; // differences, modulo 256
+  return values;
 }
 
 function add(parent, tag, className, text = "") {
@@ -263,7 +265,7 @@ async function render({ model, el }) {
     if (get("playing")) timer = setInterval(() => put({ index: (current() + 1) % slices(plane) }), PLAY_MS);
   };
   model.on("change:playing", play);
-  [image, labels, prediction] = await Promise.all(["volume", "labels", "prediction"].map((name) => gunzip(get(name))));
+  [image, labels, prediction] = await Promise.all(["volume", "labels", "prediction"].map((name) => unpack(get(name))));
   infected = countInfected();
   draw();
   play();

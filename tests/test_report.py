@@ -16,6 +16,7 @@ from covidlib.report import (
     specks_markdown,
     stored_results,
     table_1_markdown,
+    viewer_markdown,
 )
 from covidlib.runs import ROOT
 
@@ -97,6 +98,16 @@ def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
     assert cells(text, "0 mL") == ["0 mL", "0.625"] and cells(text, "1 mL") == ["1 mL", "0.500"]
     assert "| chosen by training cases: 0 mL for fold 0, 1 mL for fold 1 | 0.375 |" in text
     assert "Not measured" in specks_markdown(tmp_path / "none.csv")
+
+
+def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
+    slices = {name: {"drawn_ms": {"median": ms, "p95": 2 * ms, "max": 3 * ms}} for name, ms in (("axial", 4.0), ("coronal", 1.0))}
+    told = {"data": "drawn", "case": "a", "shape": [8, 9, 5], "machine": "an abacus", "page_mb": {"compared": 1.5}}
+    write_json(tmp_path / "viewer.json", {**told, "chromium": "99.0.1", "slices": slices})
+    text = viewer_markdown(tmp_path / "viewer.json")
+    assert "a of `drawn`, 8 x 9 x 5 voxels" in text and "1.5 MB" in text and "Chromium 99; an abacus" in text
+    assert "1.0 to 4.0 ms in the median" in text and "at most 8.0 ms" in text and "took 12.0 ms" in text
+    assert "Not measured" in viewer_markdown(tmp_path / "none.json")
 
 
 def test_options_are_told_with_what_they_were_measured_on(tmp_path):
