@@ -60,7 +60,6 @@ async function render({ model, el }) {
   };
 
   el.classList.add("slice-canvas");
-  el.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys for itself
   const frame = add(add(el, "div", "stage"), "div", "frame");
   const canvas = add(frame, "canvas", "");
   canvas.tabIndex = 0;
@@ -221,11 +220,13 @@ async function render({ model, el }) {
     draw();
   }
 
-  canvas.addEventListener("keydown", (event) => {
-    if (!(event.key in STEPS)) return;
+  const onKey = (event) => { // on the window, before JupyterLab or Notebook 7 take the arrow keys for themselves
+    if (event.target !== canvas || !(event.key in STEPS)) return;
     event.preventDefault();
+    event.stopImmediatePropagation();
     step(STEPS[event.key]);
-  });
+  };
+  window.addEventListener("keydown", onKey, true);
   bar.addEventListener("pointerdown", (event) => {
     const along = (event.offsetX - BAR_PADDING) / (bar.clientWidth - 2 * BAR_PADDING);
     put({ index: clamp(Math.round(along * (slices(plane) - 1)), 0, slices(plane) - 1) });
@@ -270,7 +271,10 @@ async function render({ model, el }) {
   draw();
   play();
   new ResizeObserver(draw).observe(bar); // the first size comes late, when the page's layout is there
-  return () => clearInterval(timer);
+  return () => {
+    clearInterval(timer);
+    window.removeEventListener("keydown", onKey, true);
+  };
 }
 
 export default { render };
