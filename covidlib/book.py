@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.report import options_markdown, scores_in_short, specks_markdown, stored_results, table_1_markdown
+from covidlib.report import options_markdown, scores_in_short, specks_markdown, stored_results, table_1_markdown, viewer_markdown
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def stage(run: Run) -> Path:
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
         "specks.md": specks_markdown(RESULTS / "specks.csv"),
         "options.md": options_markdown(RESULTS / "options.csv"),
+        "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
         (generated / name).write_text(text, encoding="utf-8")

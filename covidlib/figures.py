@@ -1,5 +1,6 @@
 """Results in, matplotlib figures out: never shown, always returned.
 
+Charts are dark on white, for a page that may invert them; scans, which may not be, are on black and at home on any page.
 Axial slices are in radiological display: seen from the feet, the patient's right on the left of the picture. Arrays are (x, y, z)
 in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red that all kinds of color vision tell from them.
 """
@@ -63,14 +64,15 @@ def slice_panel(case: Case | Prepared, z: int | None = None, title: str | None =
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw a slice in mm, x growing to the left, with a scale bar and the patient's sides."""
+    """Draw a slice in mm, for a black figure: x growing to the left, with a scale bar and the patient's sides."""
     width, height = (n * s for n, s in zip(panel.image.shape, panel.spacing_mm, strict=False))
     low, high = LUNG_WINDOW.get(panel.window, panel.window) or np.percentile(panel.image, (0.5, 99.5))
     axes.imshow(panel.image.T, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(0, width, 0, height))
     if panel.labels is not None:
         overlay = ERROR_OVERLAY if panel.is_error else OVERLAY
         axes.imshow(overlay[panel.labels.T], interpolation="nearest", origin="lower", extent=(0, width, 0, height))
-    axes.set(xlim=(width, 0), ylim=(0, height), xticks=[], yticks=[], title=panel.title)
+    axes.set(xlim=(width, 0), ylim=(0, height), xticks=[], yticks=[])
+    axes.set_title(panel.title, color="white")
     axes.spines[:].set_visible(False)
     bar = next((length for length in (100, 50, 20, 10) if length < width / 2), 5)
     axes.plot([0.95 * width, 0.95 * width - bar], [0.05 * height] * 2, color="white", linewidth=2, zorder=4)
@@ -84,6 +86,7 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
     rows, titles = -(-len(drawn) // columns), max(panel.title.count("\n") + 1 for panel in drawn)
     tall = max(np.divide(*np.multiply(panel.image.shape, panel.spacing_mm[:2])[::-1]) for panel in drawn)
     figure, axes = _figure(rows, columns, rows * (tall * WIDTH / columns + 0.2 * titles) + 0.3)
+    figure.set_facecolor("black")
     for place, panel in zip(np.ravel(axes), drawn, strict=False):
         draw_panel(place, panel)
     for place in np.ravel(axes)[len(drawn) :]:
@@ -91,7 +94,7 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
     kinds = {panel.is_error for panel in drawn if panel.labels is not None}
     keys = [(name, color) for _, name, color in OVERLAID if False in kinds] + [key for key in ERRORS.items() if True in kinds]
     if keys:
-        _legend(figure, [Patch(color=color, label=name) for name, color in keys], 3)
+        _legend(figure, [Patch(fc=color, ec="white", lw=0.5, label=name) for name, color in keys], 3, "white")
     return figure
 
 
@@ -324,8 +327,8 @@ def _figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Fig
     return figure, axes
 
 
-def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+def _legend(figure: Figure, handles: Sequence[Any], columns: int = 5, color: str = "black") -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, labelcolor=color)
 
 
 def _times(numbers: Sequence[float], digits: str = "g") -> str:
@@ -382,7 +385,7 @@ def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: 
     shown = replace(case, image=case.image[tuple(cut)])
     chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
     figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, color="white")
     return figure
 
 

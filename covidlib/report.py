@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidlib.dataset import CLASSES
 from covidlib.files import read_json
 
 if TYPE_CHECKING:
@@ -20,11 +21,23 @@ COMPARED = {  # as published by others; the questions on the results page say wh
     "lungs surface Dice at 1 mm": "0.794 left, 0.792 right: Ma et al., 16/4",
     "infection Dice, mean of fold medians (all cases)": "0.761: the paper, on folds of its own",
 }
-PICTURES = {
-    "cases": "Dice of every case: lungs as blue triangles, infection as red dots",
-    "figure6": "Four slices from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red",
-    "failures": "The three cases of lowest infection Dice, then the nearly empty one, where prediction and truth differ most",
-    "figure4": "Loss over the epochs of every fold, on patches of training cases and of test cases",
+PICTURES = {  # file -> what to look for, caption
+    "surrogate_cases.svg": (
+        "{} shows which cases drag a mean down.",
+        "Dice of every case: lungs as blue triangles, infection as red dots",
+    ),
+    "surrogate_figure6.png": (
+        "The four cases of {} are spread evenly from best to worst; none was picked for its looks.",
+        "Four slices from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red",
+    ),
+    "surrogate_failures.png": (
+        "Look at {} before you quote a mean.",
+        "The three cases of lowest infection Dice, then the nearly empty one, where prediction and truth differ most",
+    ),
+    "surrogate_figure4.svg": (
+        "{} has the trainings that led here.",
+        "Loss over the epochs of every fold, on patches of training cases and of test cases",
+    ),
 }
 
 
@@ -42,17 +55,14 @@ def stored_results(folder: Path, pictures: Path) -> str:
     scores = pd.read_csv(folder / "scores.csv")
     histories = {path.stem[-1]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
     for name, figure in (("cases", figures.case_dots(scores)), ("figure4", figures.loss_course(histories))):
-        figure.savefig(pictures / f"surrogate_{name}.png", dpi=150, bbox_inches="tight")
-    shown = {
-        name: _picture(name, caption) for name, caption in PICTURES.items() if (pictures / f"surrogate_{name}.png").is_file()
-    }
+        figures.keep(figure, pictures / f"surrogate_{name}")
+    shown = [_picture(name, *told) for name, told in PICTURES.items() if (pictures / name).is_file()]
     parts = [
         scores_in_short(folder),
         "In the form of the paper's Table 1, with all cases:",
         table_1_markdown(scores),
-        "Every test case:",
         cases_markdown(scores),
-        *shown.values(),
+        *shown,
         overfitting_markdown(histories),
     ]
     return "\n\n".join(parts) + "\n"
@@ -97,28 +107,19 @@ def table_1_markdown(scores: "pd.DataFrame") -> str:
 
 
 def cases_markdown(scores: "pd.DataFrame") -> str:
-    """A row per case: Dice of the three classes, and the other scores of infection. HD95: distance that 95 % keep within."""
+    """A row per case, in two tables narrow enough to read: Dice of the classes; the other scores of infection and its volume."""
     wide = scores.pivot(index=["fold", "case"], columns="class")
-    of_infection = ("dice_infected_slices", "sensitivity", "nsd", "hd95_mm", "truth_ml", "predicted_ml")
-    columns = [
-        ("dice", "left lung"),
-        ("dice", "right lung"),
-        ("dice", "infection"),
-        *((name, "infection") for name in of_infection),
-    ]
-    head = (
-        "fold",
-        "case",
-        "left lung",
-        "right lung",
-        "infection",
-        "infected slices",
-        "sensitivity",
-        "surface Dice 3 mm",
-        "HD95, mm",
+    dice = wide[[*(("dice", name) for name in CLASSES[1:]), ("dice_infected_slices", "infection")]]
+    rest = wide[[(name, "infection") for name in ("sensitivity", "nsd", "hd95_mm", "truth_ml", "predicted_ml")]]
+    dice_rows = ((*place, *map(_three, row)) for place, *row in dice.itertuples(name=None))
+    rest_rows = ((case, *map(_three, row[:2]), *map(_whole, row[2:])) for (_, case), *row in rest.itertuples(name=None))
+    return (
+        "Dice of every test case; the last column counts infected slices only:\n\n"
+        + _table(("fold", "case", *CLASSES[1:], "inf. slices"), dice_rows)
+        + "\nThe other scores of its infection: sensitivity; surface Dice at 3 mm; HD95, the distance in mm that 95 % of the "
+        "surfaces keep within; and how much there is:\n\n"
+        + _table(("case", "sensitivity", "surface Dice", "HD95", "true mL", "marked mL"), rest_rows)
     )
-    rows = ((*place, *map(_three, row[:7]), *map(_whole, row[7:])) for place, *row in wide[columns].itertuples(name=None))
-    return _table((*head, "true mL", "predicted mL"), rows)
 
 
 def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
@@ -149,6 +150,21 @@ def options_markdown(table: Path) -> str:
     head = ("option", "changed", "left lung", "right lung", "infection", "training loss", "CPU minutes")
     cells = rows[list(columns)].itertuples(index=False, name=None)
     return said + "\n\n" + _table(head, ((name, f"`{changed}`" if changed else "", *rest) for name, changed, *rest in cells))
+
+
+def viewer_markdown(table: Path) -> str:
+    """How heavy the viewer's page is and how fast it draws, from the file that bench/viewer.py writes."""
+    told = read_json(table)
+    if not told:
+        return "Not measured yet.\n"
+    drawn = [one["drawn_ms"] for one in told["slices"].values()]
+    return (
+        f"Measured by `bench/viewer.py` on {told['case']} of `{told['data']}`, {' x '.join(map(str, told['shape']))} voxels: the "
+        f"page has {told['page_mb']['compared']} MB. A changed slice is drawn after {min(one['median'] for one in drawn)} to "
+        f"{max(one['median'] for one in drawn)} ms in the median of each plane; 95 of 100 changes take at most "
+        f"{max(one['p95'] for one in drawn)} ms, and the slowest of all took {max(one['max'] for one in drawn)} ms (headless "
+        f"Chromium {told['chromium'].split('.')[0]}; {told['machine']}, which other work shared).\n"
+    )
 
 
 def specks_markdown(table: Path) -> str:
@@ -183,8 +199,10 @@ def _three(value: float) -> str:
 
 
 def _whole(value: float) -> str:
-    return f"{value:.0f}"
+    return "" if value != value else f"{value:.0f}"
 
 
-def _picture(name: str, caption: str) -> str:
-    return f"```{{figure}} _generated/surrogate_{name}.png\n:alt: {caption}\n\n{caption}.\n```"
+def _picture(name: str, said: str, caption: str) -> str:
+    label = Path(name).stem.replace("_", "-")
+    figure = f"```{{figure}} _generated/{name}\n:name: {label}\n:alt: {caption}\n\n{caption}.\n```"
+    return f"{said.format(f'{{numref}}`{label}`')}\n\n{figure}"

@@ -14,10 +14,12 @@ const WHEEL_STEP = 30; // pixels of a trackpad's scroll for one slice; a mouse w
 const PLAY_MS = 150; // a slice
 const BAR_PADDING = 8; // pixels from the bar's ends to where the slider's handle stands at its ends
 
-async function gunzip(view) {
+async function unpack(view) {
   if (!view.byteLength) return null;
   const stream = new Blob([view]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const values = new Uint8Array(await new Response(stream).arrayBuffer());
+  for (let at = 1; at < values.length; at++) values[at] += values[at - 1]; // differences, modulo 256
+  return values;
 }
 
 function add(parent, tag, className, text = "") {
@@ -58,7 +60,6 @@ async function render({ model, el }) {
   };
 
   el.classList.add("slice-canvas");
-  el.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys for itself
   const frame = add(add(el, "div", "stage"), "div", "frame");
   const canvas = add(frame, "canvas", "");
   canvas.tabIndex = 0;
@@ -219,11 +220,13 @@ async function render({ model, el }) {
     draw();
   }
 
-  canvas.addEventListener("keydown", (event) => {
-    if (!(event.key in STEPS)) return;
+  const onKey = (event) => { // on the window, before JupyterLab or Notebook 7 take the arrow keys for themselves
+    if (event.target !== canvas || !(event.key in STEPS)) return;
     event.preventDefault();
+    event.stopImmediatePropagation();
     step(STEPS[event.key]);
-  });
+  };
+  window.addEventListener("keydown", onKey, true);
   bar.addEventListener("pointerdown", (event) => {
     const along = (event.offsetX - BAR_PADDING) / (bar.clientWidth - 2 * BAR_PADDING);
     put({ index: clamp(Math.round(along * (slices(plane) - 1)), 0, slices(plane) - 1) });
@@ -263,12 +266,15 @@ async function render({ model, el }) {
     if (get("playing")) timer = setInterval(() => put({ index: (current() + 1) % slices(plane) }), PLAY_MS);
   };
   model.on("change:playing", play);
-  [image, labels, prediction] = await Promise.all(["volume", "labels", "prediction"].map((name) => gunzip(get(name))));
+  [image, labels, prediction] = await Promise.all(["volume", "labels", "prediction"].map((name) => unpack(get(name))));
   infected = countInfected();
   draw();
   play();
   new ResizeObserver(draw).observe(bar); // the first size comes late, when the page's layout is there
-  return () => clearInterval(timer);
+  return () => {
+    clearInterval(timer);
+    window.removeEventListener("keydown", onKey, true);
+  };
 }
 
 export default { render };

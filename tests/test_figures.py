@@ -191,6 +191,13 @@ def test_gif_has_a_frame_a_slice_in_proportion_with_the_right_on_the_left(case: 
     assert red > 1.5 * max(green, blue)
 
 
+def test_scans_are_on_black_and_charts_on_white(scores: pd.DataFrame) -> None:
+    strip, chart = F.error_map(rows()), F.score_boxes(scores)
+    assert (strip.get_facecolor(), chart.get_facecolor()) == (to_rgba("black"), to_rgba("white"))
+    words = [*(axes.title for axes in strip.axes), *strip.legends[0].get_texts()]
+    assert {to_rgba(text.get_color()) for text in words} == {to_rgba("white")}
+
+
 def test_charts_are_kept_as_vectors_and_pictures_as_pixels(case: Case, scores: pd.DataFrame, tmp_path: Path) -> None:
     pair = F.overlay_pair(case)
     assert F.keep(pair, tmp_path / "figures" / "pair") is pair
@@ -387,6 +394,9 @@ DRAWN = {
     "case_dots": lambda: F.case_dots(some_scores()),
     "history_curves": lambda: F.history_curves(history()),
     "histogram": lambda: F.histogram(drawn_case()),
+    "overlay": lambda: F.overlay(drawn_case(), drawn_case().labels, "case_a: 50.0 % infected"),
+    "agreement_chart": lambda: F.agreement_chart([10, 20, 30], [11, 23, 32], "mL"),
+    "time_course": lambda: F.time_course(pd.DataFrame({"truth": [10.0, 5.0], "prediction": [11.0, 4.0]}, index=["1", "2"])),
     "class_balance": lambda: F.class_balance(pd.DataFrame([[80, 10, 5, 5]], index=["a"], columns=CLASSES)),
 }
 
@@ -420,12 +430,12 @@ def test_each_figure_looks_as_it_did(name: str) -> None:
 
 
 def test_a_visible_change_is_seen() -> None:
-    letter, title, color = F.overlay_pair(drawn_case()), F.overlay_pair(drawn_case()), F.score_boxes(some_scores())
-    assert looks_like(letter, "overlay_pair")
-    next(text for text in letter.axes[0].texts if text.get_text() == "R").remove()
+    scale, title, color = F.overlay_pair(drawn_case()), F.overlay_pair(drawn_case()), F.score_boxes(some_scores())
+    assert looks_like(scale, "overlay_pair")
+    next(text for text in scale.axes[0].texts if text.get_text() == "5 mm").remove()
     title.axes[1].set_title("")
     color.axes[0].lines[-1].set_color(F.COLORS[0])
-    assert not any((looks_like(letter, "overlay_pair"), looks_like(title, "overlay_pair"), looks_like(color, "score_boxes")))
+    assert not any((looks_like(scale, "overlay_pair"), looks_like(title, "overlay_pair"), looks_like(color, "score_boxes")))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from covidlib.report import (
     specks_markdown,
     stored_results,
     table_1_markdown,
+    viewer_markdown,
 )
 from covidlib.runs import ROOT
 
@@ -48,9 +49,10 @@ def test_means_leave_the_nearly_empty_case_out_and_name_what_others_published(sc
 
 def test_every_case_has_a_row_and_a_missing_value_an_empty_cell(scores):
     table = cases_markdown(scores)
-    assert cells(table, "0 | a") == ["0", "a", *["0.750"] * 6, "2.000", "120", "100"]
-    assert cells(table, "1 | b")[8] == ""
-    assert len(table.splitlines()) == 2 + 3
+    assert cells(table, "0 | a") == ["0", "a", *["0.750"] * 4]
+    assert cells(table, "a") == ["a", "0.750", "0.750", "2", "120", "100"]
+    assert cells(table, "b")[3] == ""
+    assert len([line for line in table.splitlines() if line.startswith("|")]) == 2 * (2 + 3)
 
 
 def test_table_1_has_a_row_per_fold_and_the_average(scores):
@@ -78,8 +80,9 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
         )
     text = stored_results(tmp_path / "stored", tmp_path)
     assert "seed 7" in text and "an abacus" in text and "fold 0: 25 min (2 epochs)" in text
-    assert "surrogate_cases.png" in text and "surrogate_figure6.png" not in text  # that one was not stored
-    assert {path.name for path in tmp_path.glob("*.png")} == {"surrogate_cases.png", "surrogate_figure4.png"}
+    assert "surrogate_cases.svg" in text and "surrogate_figure6.png" not in text  # that one was not stored
+    assert "{numref}`surrogate-cases` shows" in text and ":name: surrogate-cases" in text
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"surrogate_cases.svg", "surrogate_figure4.svg"}
 
 
 def test_nothing_stored_is_said(tmp_path):
@@ -95,6 +98,16 @@ def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
     assert cells(text, "0 mL") == ["0 mL", "0.625"] and cells(text, "1 mL") == ["1 mL", "0.500"]
     assert "| chosen by training cases: 0 mL for fold 0, 1 mL for fold 1 | 0.375 |" in text
     assert "Not measured" in specks_markdown(tmp_path / "none.csv")
+
+
+def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
+    slices = {name: {"drawn_ms": {"median": ms, "p95": 2 * ms, "max": 3 * ms}} for name, ms in (("axial", 4.0), ("coronal", 1.0))}
+    told = {"data": "drawn", "case": "a", "shape": [8, 9, 5], "machine": "an abacus", "page_mb": {"compared": 1.5}}
+    write_json(tmp_path / "viewer.json", {**told, "chromium": "99.0.1", "slices": slices})
+    text = viewer_markdown(tmp_path / "viewer.json")
+    assert "a of `drawn`, 8 x 9 x 5 voxels" in text and "1.5 MB" in text and "Chromium 99; an abacus" in text
+    assert "1.0 to 4.0 ms in the median" in text and "at most 8.0 ms" in text and "took 12.0 ms" in text
+    assert "Not measured" in viewer_markdown(tmp_path / "none.json")
 
 
 def test_options_are_told_with_what_they_were_measured_on(tmp_path):

@@ -16,7 +16,7 @@ from covidlib.viewer import LEGEND, view
 
 
 def unpacked(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(gzip.decompress(data), np.uint8).reshape(shape)
+    return np.cumsum(np.frombuffer(gzip.decompress(data), np.uint8), dtype=np.uint8).reshape(shape)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 text, headings that skip a level, text that is hard to read, and pages that scroll sideways. `make book` comes first."""
 
 from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -56,6 +59,37 @@ def test_the_book_is_there_to_be_looked_at() -> None:
     if not (HTML / "index.html").is_file():
         pytest.skip("no _build/html: `make book` first")
     assert len(PAGES) > 10
+
+
+class Links(HTMLParser):
+    """What a page links to (href, src) and what can be linked to in it (ids)."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.to, self.ids = set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.to |= {value for key, value in attrs if key in ("href", "src") and value}
+        self.ids |= {value for key, value in attrs if key == "id"}
+
+
+def trouble(link: str, path: Path, pages: dict[Path, Links]) -> str:
+    """Why a link of a page leads nowhere, as far as can be told without a network; "" if it leads somewhere."""
+    url = urlsplit(link)
+    if url.scheme or url.netloc:
+        return "" if url.scheme in ("https", "data") else "neither https nor in the book"
+    target = (path.parent / unquote(url.path)).resolve() if url.path else path
+    if not target.is_file():
+        return "no such file"
+    return "" if not url.fragment or unquote(url.fragment) in pages[target].ids else "no such anchor"
+
+
+def test_every_link_leads_to_a_file_and_an_anchor_of_the_book_or_to_https() -> None:
+    home = HTML.resolve()
+    pages = {path: Links(path) for path in [*home.glob("*.html"), *(home / page for page in PAGES)]}
+    found = [(link, path.name, trouble(link, path, pages)) for path, links in pages.items() for link in sorted(links.to)]
+    assert [one for one in found if one[2]] == []
 
 
 @pytest.fixture(params=PAGES)

@@ -28,6 +28,12 @@ prediction = np.where((labels == 3) & (np.arange(8) == 4)[:, None, None], 1, lab
 prediction[6, 6:9, 1] = 3                                                           # three in the background too much
 view(image, labels, prediction)
 """
+LINKED = """
+import ipywidgets as W
+one, two = view(image, labels), view(image, labels)
+W.jslink((one.canvas, "index"), (two.canvas, "index"))
+W.VBox([one, two])
+"""
 CANVAS = ".slice-canvas .frame canvas"
 
 
@@ -36,7 +42,7 @@ def write_notebook(path: Path) -> None:
     import papermill
 
     cells = [nbformat.v4.new_markdown_cell("# Look\n\nInline $x^2$.")]
-    cells += [nbformat.v4.new_code_cell(source) for source in (SETUP, HOUNSFIELD, COMPARED)]
+    cells += [nbformat.v4.new_code_cell(source) for source in (SETUP, HOUNSFIELD, COMPARED, LINKED)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
     papermill.execute_notebook(path, path, cwd=ROOT, progress_bar=False)
@@ -74,7 +80,7 @@ def address(book: Path, served, request: pytest.FixtureRequest) -> Iterator[str]
 def look(opened, book: Path) -> Iterator[SimpleNamespace]:
     """The notebook's page with all viewers drawn, from disk; whatever the test does on it must be without trouble."""
     opening = opened(f"{book.as_uri()}/look.html", book.as_uri())
-    for number in (0, 1, 2):
+    for number in range(5):
         says(opening.page, "slice", number)
     yield opening
     opening.page.close()
@@ -231,6 +237,18 @@ def test_the_bar_over_the_slider_shows_which_slices_are_infected_and_takes_click
     button(page, "coronal", 2).click()
     says(page, "coronal slice 5 of 10", 2)
     assert page.locator(".slice-canvas .bar").nth(1).is_hidden()  # no labels, nothing to show
+
+
+def test_linked_viewers_move_together_and_the_others_do_not(look) -> None:
+    page, alone = look.page, picture(look.page, 0)
+    page.locator(CANVAS).nth(3).focus()
+    page.keyboard.press("End")
+    for number in (3, 4):
+        says(page, "axial slice 6 of 6", number)
+    page.locator(CANVAS).nth(4).focus()
+    page.keyboard.press("ArrowDown")
+    says(page, "axial slice 5 of 6", 3)
+    assert picture(page, 0) == alone
 
 
 def test_play_runs_through_the_slices_and_stops(look) -> None:
