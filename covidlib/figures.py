@@ -382,7 +382,7 @@ def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: 
     shown = replace(case, image=case.image[tuple(cut)])
     chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
     figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
 
