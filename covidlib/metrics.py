@@ -111,7 +111,8 @@ def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFra
     """Scores of anyone's labels: NIfTI files of the same names in two folders.
 
     Args:
-        truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, each in any orientation.
+        truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, each in any orientation;
+            <case>_labels.nii.gz, as `predict` writes it, is taken for the case as well.
         out: CSV to write: case and the columns of `score`, one row per case and class.
 
     Returns:
@@ -212,8 +213,9 @@ def _in_space(
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    paths = [path for path in sorted(Path(folder).glob("[!.]*")) if re.search(r"\.nii(\.gz)?$", path.name)]
-    cases = [_case_id(path) for path in paths]
+    """NIfTI files of a folder by case; what `predict` wrote for a scan goes by the scan's name."""
+    paths = [path for path in sorted(Path(folder).glob("[!.]*")) if re.search(r"(?<!_probabilities)\.nii(\.gz)?$", path.name)]
+    cases = [_case_id(path).removesuffix("_labels") for path in paths]
     twice = sorted({case for case in cases if cases.count(case) > 1})
     if twice or not Path(folder).is_dir():
         raise DataError(f"{folder}: " + (f"two files of {', '.join(twice)}; keep one" if twice else "no such folder"))

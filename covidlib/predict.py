@@ -145,7 +145,7 @@ def predict_scans(
                 failed.append(name)
             _put_row(folder / "errors.csv", name, problem)
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
-            log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} minutes left" if number < len(todo) else "")
+            log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
 
 

@@ -184,7 +184,8 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     """Say tilt, turn and unusual spacing. On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis."""
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
-    if not np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01):
+    agree = np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01)
+    if not agree:
         doubts.append("the header's spacing and its affine differ; the spacing was taken")
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
@@ -198,7 +199,7 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     if not (PIXEL_MM[0] <= min(x, y) and max(x, y) <= PIXEL_MM[1] and SLICE_MM[0] <= z <= SLICE_MM[1]):
         usual = f"{PIXEL_MM[0]} to {PIXEL_MM[1]} mm in plane, {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices"
         doubts.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
-    return replace(case, spacing_mm=(x, y, z * upright))
+    return replace(case, spacing_mm=(x, y, z * upright if agree else z))
 
 
 def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:

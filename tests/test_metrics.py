@@ -273,7 +273,8 @@ def test_labels_of_one_place_are_scored_however_they_are_stored(tmp_path):
     moved[0, 3] = 2
     for name, labels, affine in (("a", truth[::-1, ::-1].astype(np.float32), turned), ("b", truth, moved)):
         stored(tmp_path / "truth" / f"{name}.nii.gz", truth, there)
-        stored(tmp_path / "found" / f"{name}.nii", labels, affine)
+        stored(tmp_path / "found" / f"{name}_labels.nii", labels, affine)  # named as predict names them
+        stored(tmp_path / "found" / f"{name}_probabilities.nii", np.zeros((4, 5, 6, 4), np.uint8), affine)
     table, (problem,) = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
     assert table["case"].tolist() == ["a"] * 3 and table["dice"].tolist() == [1, 1, 1]
     assert problem.startswith("b: ") and "mask lies up to 2.0 mm off the image" in problem

@@ -8,7 +8,20 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from variants import NEARLY, PATIENT, PLAIN, SPACING, VARIANTS, chest, dice, predict_variant, seeing_weights, turned, write_dicom
+from variants import (
+    NEARLY,
+    PATIENT,
+    PLAIN,
+    SPACING,
+    VARIANTS,
+    chest,
+    dice,
+    predict_variant,
+    seeing_weights,
+    tilted,
+    turned,
+    write_dicom,
+)
 
 from covidlib.__main__ import main
 from covidlib.errors import DataError
@@ -50,6 +63,20 @@ def test_the_network_set_by_hand_sees_what_was_drawn(plain):
 def test_every_way_of_storing_a_scan_gives_the_same_labels(name, predictor, plain, tmp_path):
     found = predict_variant(predictor, {**VARIANTS, **NEARLY}[name](chest(), SPACING, tmp_path / "in"), tmp_path)
     assert dice(found, plain) >= 0.98
+
+
+@pytest.mark.parametrize("degrees", [5, 30])
+def test_milliliters_of_a_tilted_scan_are_those_of_its_voxels(predictor, tmp_path, degrees):
+    """The volume of a sheared voxel is the affine's determinant, whatever the lengths of its edges."""
+    for source in (
+        turned(chest(), SPACING, tmp_path, "LPS", tilted(degrees)),
+        write_dicom(chest(), SPACING, tmp_path / "series", tilt=np.tan(np.radians(degrees))),
+    ):
+        result = predictor(source)
+        voxel_ml = abs(np.linalg.det(result.case.affine[:3, :3])) / 1000
+        assert voxel_ml == pytest.approx(np.prod(SPACING) / 1000)
+        assert result.quantities["lung_ml"] == pytest.approx(np.count_nonzero(result.labels) * voxel_ml)
+        assert f"gantry tilt or shear of {degrees} degrees" in result.notes
 
 
 def test_spacing_and_size_from_one_end_to_the_other(predictor, tmp_path):
@@ -301,7 +328,7 @@ def test_how_much_is_to_do_is_said_first_and_the_time_left_while_it_is_done(scan
     first, *each = [record.getMessage() for record in caplog.records if record.name == "covidlib"]
     assert first == "4 scans, 1 of them finished before; networks: 1"
     assert [line.split(", ")[0] for line in each] == ["1 of 3", "2 of 3", "3 of 3"]
-    assert ["about 0 minutes left" in line for line in each] == [True, True, False]
+    assert ["about 0 min left" in line for line in each] == [True, True, False]
 
 
 def test_no_weights_is_said_before_anything_is_written(scans, tmp_path, capsys):

@@ -97,6 +97,16 @@ def test_slices_of_a_tilted_gantry_lie_nearer_than_their_corners(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(scan.case.affine[:3, 2]), 10, rtol=1e-4)
 
 
+def test_a_header_that_has_the_distance_between_tilted_slices_is_taken_at_its_word(tmp_path):
+    """The affine's slanted axis is 5 / cos 30 long, pixdim says 5: that is the distance already."""
+    path = turned(HU, FINE, tmp_path, "LPS", tilted(30))
+    stored = bytearray(gzip.decompress(path.read_bytes()))
+    stored[88:92] = np.float32(5).tobytes()  # pixdim[3]
+    path.write_bytes(gzip.compress(stored))
+    scan = read_scan(path)
+    assert scan.case.spacing_mm[2] == 5 and "spacing and its affine differ" in scan.warnings[0]
+
+
 def test_spacing_that_the_affine_contradicts_is_said(tmp_path):
     path = write_nifti(tmp_path / "scan.nii", HU, np.diag([*FINE, 1.0]))
     stored = bytearray(path.read_bytes())
