@@ -87,7 +87,8 @@ rule figures:
 rule quantification:
     input:
         rules.evaluation.output, PROFILE, notebook("07_quantification"),
-        modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer"),
+        modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer", "report"),
+        [str(ROOT / "results" / "surrogate" / name) for name in ("scores.csv", "manifest.json")],
     output: str(RUN / "notebooks" / "07_quantification.ipynb")
     shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"
 

@@ -4,6 +4,7 @@ Layout (Ma et al. 2020, Zenodo 3757476): COVID-19-CT-Seg_20cases/<case>.nii.gz a
 """
 
 import logging
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ CASES = tuple(sorted(case for group in MA_GROUPS for case in group))
 ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
 HU_RANGE = (-4096, 32767)
 SPACING_MM = (0.01, 100)
+GZIP_AT_MOST = 1032  # to one: the format packs no tighter
 log = logging.getLogger("covidlib")
 
 
@@ -180,6 +182,8 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
             raise nib.filebasedimages.ImageFileError(f"it is {type(image).__name__}")
         with nib.openers.ImageOpener(path) as file:  # nibabel mends a bad spacing when it loads: read what is really there
             spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+        if math.prod(image.shape) * image.get_data_dtype().itemsize > GZIP_AT_MOST * path.stat().st_size:
+            raise EOFError("its header promises more than it holds")  # or the memory would be claimed before that is noticed
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__  # nibabel's messages may be of several lines
@@ -201,7 +205,7 @@ def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, 
     if not ((spacing_mm >= SPACING_MM[0]) & (spacing_mm <= SPACING_MM[1])).all():
         given = [float(f"{value:.4g}") for value in spacing_mm]
         allowed = f"positive, {SPACING_MM[0]} to {SPACING_MM[1]}"
-        raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct pixdim in the header")
+        raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct it (in NIfTI: pixdim)")
     singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6
     if singular or np.isnan(nib.io_orientation(affine)).any():  # an axis may be as good as lost
         raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")

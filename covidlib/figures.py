@@ -385,7 +385,7 @@ def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: 
     shown = replace(case, image=case.image[tuple(cut)])
     chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
     figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
-    figure.suptitle(title, fontsize=9, color="white")
+    figure.suptitle(title, fontsize=9, color="white", parse_math=False)
     return figure
 
 
@@ -400,7 +400,7 @@ def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: st
     axes[1].plot((truth + predicted) / 2, predicted - truth, "o", color=COLORS[1], alpha=0.7)
     for value, style in ((found["mean_difference"], "-"), (found["low"], "--"), (found["high"], "--")):
         axes[1].axhline(value, color=ORANGE, linestyle=style)
-    title = f"mean {found['mean_difference']:+.3g}, limits {found['low']:.3g} to {found['high']:.3g}"
+    title = f"mean {found['mean_difference']:+.4g}, limits {found['low']:.4g} to {found['high']:.4g}"
     axes[1].set(xlabel=f"mean of both, {what}", ylabel="prediction − truth", title=title)
     for place in axes:
         place.grid()
@@ -415,5 +415,5 @@ def time_course(percents: "pd.DataFrame") -> Figure:
     axes.set(xticks=range(len(percents)), xticklabels=percents.index, ylabel="infected percent of the lung", ylim=(0, None))
     axes.margins(x=0.3)
     axes.grid(axis="y")
-    axes.legend(frameon=False)
+    _legend(figure, axes.get_lines())
     return figure

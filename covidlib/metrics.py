@@ -1,5 +1,6 @@
 """Truth and prediction in, one row per case and class out; Table 1. Paper section 3.7."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,31 +111,32 @@ def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFra
     """Scores of anyone's labels: NIfTI files of the same names in two folders.
 
     Args:
-        truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, in any orientation.
+        truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, each in any orientation;
+            <case>_labels.nii.gz, as `predict` writes it, is taken for the case as well.
         out: CSV to write: case and the columns of `score`, one row per case and class.
 
     Returns:
         the table, and a line for each case that could not be scored (missing, unreadable, other grid, other labels).
+
+    Raises:
+        DataError: no such folder, two files of one case, or `out` cannot be written.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    problems = []
-    for path in sorted(Path(truth).glob("*.nii*")):
-        case = _case_id(path)
+    problems, (there, found) = [], map(_files, (truth, prediction))
+    for case in sorted({*there, *found}):
         try:
-            there, found = (_labels(_path(Path(folder), case), case) for folder in (truth, prediction))
-            wrong = list(_mask_problems((found[0], None, found[1]), (there[0], None, there[1]), f"{case}: {prediction}"))
-            if wrong:
-                raise DataError("\n".join(wrong))
+            rows += [{"case": case, **row} for row in _score_files(case, there.get(case), found.get(case))]
         except DataError as error:
             problems += str(error).splitlines()
-            continue
-        rows += [{"case": case, **row} for row in score(*(to_canonical(*one[:2]) for one in (there, found)), there[2])]
     if not rows:
         problems.append(f"{truth}: no case could be scored; expected <case>.nii.gz files of the same names in both folders")
     table = pd.DataFrame(rows, columns=None if rows else ["case"])
-    _write_csv(table, Path(out))
+    try:
+        _write_csv(table, Path(out))
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}); give another file") from error
     return table, problems
 
 
@@ -210,13 +212,40 @@ def _in_space(
     }
 
 
+def _files(folder: Path) -> dict[str, Path]:
+    """NIfTI files of a folder by case; what `predict` wrote for a scan goes by the scan's name."""
+    paths = [path for path in sorted(Path(folder).glob("[!.]*")) if re.search(r"(?<!_probabilities)\.nii(\.gz)?$", path.name)]
+    cases = [_case_id(path).removesuffix("_labels") for path in paths]
+    twice = sorted({case for case in cases if cases.count(case) > 1})
+    if twice or not Path(folder).is_dir():
+        raise DataError(f"{folder}: " + (f"two files of {', '.join(twice)}; keep one" if twice else "no such folder"))
+    return dict(zip(cases, paths, strict=True))
+
+
+def _score_files(case: str, truth: Path | None, prediction: Path | None) -> list[dict[str, float | str]]:
+    """Scores of two files of labels; DataError where one is missing, or they do not lie on one grid."""
+    if truth is None or prediction is None:
+        raise DataError(f"{case}: {prediction or truth}: no {'truth' if truth is None else 'prediction'} of that name; add it")
+    (drawn, affine, spacing_mm), (found, other, _) = (_labels(path, case) for path in (truth, prediction))
+    wrong = list(_mask_problems((found, None, other), (drawn, None, affine), f"{case}: {prediction} against {truth}"))
+    if drawn.max() == 1:  # a mask of one kind: scored as a left lung, it would look like a result
+        wrong.append(f"{case}: {truth}: no label but 1; allowed: 1 left, 2 right lung, 3 infection; write infection as 3")
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return score(drawn, found, spacing_mm)
+
+
 def _labels(path: Path, case: str) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Labels as stored, affine, spacing along RAS+ axes. DataError for anything but labels 0-3."""
+    """Labels in RAS+, their affine and spacing. DataError for anything but labels 0-3."""
+    import nibabel as nib
+
     array, header, affine = read_volume(path, case)
     wrong = list(_mask_problems((array, header, affine), None, f"{case}: {path}"))
     if wrong:
         raise DataError("\n".join(wrong))
-    return array.astype(np.uint8), affine, make_case(case, array, affine, header, "grey").spacing_mm
+    spacing_mm = make_case(case, array, affine, header, "grey").spacing_mm
+    turned = affine @ nib.orientations.inv_ornt_aff(nib.io_orientation(affine), array.shape)
+    return to_canonical(array.astype(np.uint8), affine), turned, spacing_mm
 
 
 def _write_csv(table: "pd.DataFrame", path: Path) -> None:

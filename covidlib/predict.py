@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from covidlib.scan import find_scans, read_scan
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
+KINDS = ("labels.nii.gz", "overlay.png", "probabilities.nii.gz")  # of files per scan, the last on request
 MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "postprocessing", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
@@ -80,12 +82,14 @@ class Predictor:
         self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None, name: str | None = None
     ) -> Prediction:
         """Mean probabilities of the networks, and labels on the scan's own grid; arguments and errors as `read_scan`."""
+        from tqdm import tqdm
+
         from covidlib.inference import predict_volume
 
         scan = read_scan(source, spacing_mm, intensity, name)
         case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
         probabilities = np.float32(0)
-        for model in self.models:
+        for model in tqdm(self.models, f"networks on {case.id}", disable=None, leave=False):
             probabilities = probabilities + predict_volume(model, prepared, self.profile) / np.float32(len(self.models))
         labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, self.profile.inference)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
@@ -110,34 +114,41 @@ def predict_scans(
         names of the scans that failed.
 
     Raises:
-        DataError: no such weights; two scans of one name; `out` is an input; another call at work in `out`.
+        DataError: no such weights; two scans of one name; `out` is an input, or cannot be written to; another call at work there.
     """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     from covidlib.workflow import _only_one
 
     scans, folder = find_scans(inputs), Path(out)
-    if folder.resolve() in [Path(path).resolve() for path in inputs]:
+    target, series = folder.resolve(), {path.resolve() for path in scans.values()}
+    if target in map(Path.resolve, map(Path, inputs)) or series & {target, *target.parents}:
         raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
     profile, files = _weights(Path(weights))
     made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity], *MODULES)
-    folder.mkdir(parents=True, exist_ok=True)
-    failed, predictor, started, worked = [], None, time.monotonic(), 0
-    with _only_one(folder):
-        for number, (name, path) in enumerate(scans.items(), 1):
-            key = fingerprint([made_with, _stamp(path)])[:12]
-            if _is_finished(folder, name, key, probabilities):
-                log.info("%d of %d, %s: finished before", number, len(scans), name)
-                continue
-            predictor = predictor or Predictor(weights, memory_gb)
+    _make(folder)
+    failed, started = [], time.monotonic()
+    with _only_one(folder), logging_redirect_tqdm():
+        for left_by_a_killed_call in folder.glob(".part-*"):
+            shutil.rmtree(left_by_a_killed_call)
+        keys = {name: fingerprint([made_with, _stamp(path)])[:12] for name, path in scans.items()}
+        todo = [name for name in scans if not _is_finished(folder, name, keys[name], probabilities)]
+        log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
+        predictor = Predictor(weights, memory_gb) if todo else None
+        for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             try:
-                said, problem = _predict_one(predictor, name, path, folder, key, intensity, probabilities), None
+                _forget(folder, name)
+                said = _predict_one(predictor, name, scans[name], folder, keys[name], intensity, probabilities)
+                problem = None
             except Exception as error:  # one bad scan must not stop the others
+                _forget(folder, name)
                 said = _reason(name, error)
                 problem = {"error": said}
                 failed.append(name)
             _put_row(folder / "errors.csv", name, problem)
-            worked += 1
-            left = (time.monotonic() - started) / worked * (len(scans) - number) / 60
-            log.info("%d of %d, %s; about %.0f minutes left", number, len(scans), said, left)
+            left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+            log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
 
 
@@ -160,24 +171,38 @@ def _stamp(path: Path) -> list[Any]:
     return [[str(p.absolute()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another folder for the results") from error
+
+
 def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:
-    endings = ("labels.nii.gz", "overlay.png", *(["probabilities.nii.gz"] if probabilities else []))
-    row = _rows(folder / "quantification.csv").get(name)
-    return bool(row) and row.get("key") == key and all((folder / f"{name}_{ending}").is_file() for ending in endings)
+    row, kinds = _rows(folder / "quantification.csv").get(name), KINDS if probabilities else KINDS[:2]
+    return bool(row) and row.get("key") == key and all((folder / f"{name}_{kind}").is_file() for kind in kinds)
+
+
+def _forget(folder: Path, name: str) -> None:
+    """Remove a scan's row and files: nothing may stay of an earlier prediction, or of half of one."""
+    _put_row(folder / "quantification.csv", name, None)
+    for kind in KINDS:
+        (folder / f"{name}_{kind}").unlink(missing_ok=True)
 
 
 def _reason(name: str, error: Exception) -> str:
     """What goes to errors.csv: our own words; of another error its kind, because its text may quote a file."""
     if isinstance(error, DataError):
         return str(error)
-    return f"{name}: {type(error).__name__}; an error of the program, or of the machine (disk, memory)"
+    kind = ", ".join(filter(None, (type(error).__name__, getattr(error, "strerror", None))))
+    return f"{name}: {kind}; an error of the program, or of the machine (disk, memory)"
 
 
 def _predict_one(
     predictor: Predictor, name: str, path: Path, folder: Path, key: str, intensity: str | None, probabilities: bool
 ) -> str:
-    """Predict a scan and write all of its files, the row of the table last; returns a line about it."""
-    _put_row(folder / "quantification.csv", name, None)
+    """Predict a scan and write its files, the row of the table last; returns a line about it."""
     result = predictor(path, intensity=intensity, name=name)
     said = f"{name}: {_sentence(result)}"
     save_labels(result.labels, result.case, folder / f"{name}_labels.nii.gz")
@@ -222,10 +247,14 @@ def _save_probabilities(result: Prediction, path: Path) -> None:
 
 
 def _rows(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
+    if not path.exists():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["scan"]: row for row in csv.DictReader(file)}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return {row["scan"]: row for row in csv.DictReader(file)}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        reason = type(error).__name__
+        raise DataError(f"{path}: not a table with a column scan ({reason}); move it away or give another folder") from error
 
 
 def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
@@ -239,10 +268,14 @@ def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
     if not rows:
         path.unlink()
         return
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(next(reversed(rows.values()))), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows.values())
+    try:
+        opened = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}  # a path may be of any bytes
+        with whole_file(path) as temporary, open(temporary, "w", **opened) as file:
+            writer = csv.DictWriter(file, list(next(reversed(rows.values()))), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows.values())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); make room and call again: finished scans stay") from error
 
 
 def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:

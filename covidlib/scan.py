@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import warnings
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +20,16 @@ import numpy as np
 from covidlib.dataset import HU_RANGE, Case, _image_problems, check_volume, detect_intensity, make_case, read_volume
 from covidlib.errors import DataError
 
-NIFTI = r"\.nii(\.gz)?$"
+NIFTI = r"(?i)\.nii(\.gz)?$"
+ALLOWED = ".nii or .nii.gz files, or a folder with a CT series as DICOM"
 AIR_HU = -1024.0  # scanners write nothing below it but padding
 PIXEL_MM, SLICE_MM = (0.4, 2.6), (0.5, 10.0)  # of the data that the networks were trained on, and what they cope with
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # pictures of a screen, such as the dose report that most scanners add
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError)
 PLACE = (
     "Modality", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "SOPClassUID", "ConvolutionKernel",
 )  # fmt: skip
 PIXELS = (
     "PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
@@ -53,6 +59,7 @@ class _Slice:
     spacing_mm: tuple[float, float]
     thickness_mm: float
     shape: tuple[int, int]
+    kernel: str
 
     @property
     def normal(self) -> np.ndarray:
@@ -104,6 +111,8 @@ def read_scan(
     if path and Path(source).is_dir():
         array, header, affine = _read_dicom(Path(source), where, notes, doubts)
     else:
+        if path and not re.search(NIFTI, str(source)):
+            raise DataError(f"{where}: neither a folder nor a file that ends in .nii or .nii.gz; allowed: {ALLOWED}")
         array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         array = _without_padding(array.astype(np.float32, copy=False), notes)
@@ -125,19 +134,28 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    return re.sub(NIFTI, "", Path(os.path.abspath(path)).name)
+    name = re.sub(NIFTI, "", Path(os.path.abspath(path)).name)
+    return os.fsencode(name).decode("utf-8", "replace")  # a name may be of any bytes, a table not
 
 
 def _in_memory(source: Any, spacing_mm: Sequence[float] | None, where: str) -> tuple[np.ndarray, Any, np.ndarray]:
     import nibabel as nib
 
     if hasattr(source, "dataobj"):
-        array, affine, spacing_mm = np.asanyarray(source.dataobj), source.affine, source.header.get_zooms()[:3]
-    elif spacing_mm is None or len(spacing_mm) != 3:
-        raise DataError(f"{where}: spacing_mm is {spacing_mm}; an array needs three lengths in mm, along x, y, z")
+        if source.affine is None:
+            raise DataError(f"{where}: an image without an affine; give its array and spacing_mm")
+        try:
+            array = np.asanyarray(source.dataobj)
+        except UNREADABLE as error:
+            raise DataError(f"{where}: the image's file is not whole ({type(error).__name__}); load it again") from error
+        affine, spacing = source.affine, np.array(source.header.get_zooms()[:3])
     else:
-        array, affine = np.asarray(source), np.diag([*spacing_mm, 1.0])
-    check_volume(array, np.array(spacing_mm), affine, where)
+        try:
+            array, spacing = np.asarray(source), np.array(spacing_mm, float).reshape(3)
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: spacing_mm is {spacing_mm}; an array needs three lengths in mm, along x, y, z") from None
+        affine = np.diag([*spacing, 1.0])
+    check_volume(array, spacing, affine, where)
     header = nib.Nifti1Image(np.zeros(array.shape, np.uint8), affine).header
     return array, header, affine
 
@@ -166,7 +184,8 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     """Say tilt, turn and unusual spacing. On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis."""
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
-    if not np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01):
+    agree = np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01)
+    if not agree:
         doubts.append("the header's spacing and its affine differ; the spacing was taken")
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
@@ -180,7 +199,7 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     if not (PIXEL_MM[0] <= min(x, y) and max(x, y) <= PIXEL_MM[1] and SLICE_MM[0] <= z <= SLICE_MM[1]):
         usual = f"{PIXEL_MM[0]} to {PIXEL_MM[1]} mm in plane, {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices"
         doubts.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
-    return replace(case, spacing_mm=(x, y, z * upright))
+    return replace(case, spacing_mm=(x, y, z * upright if agree else z))
 
 
 def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:
@@ -189,28 +208,29 @@ def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -
     slices = _in_order(_chosen_series(_ct_slices(folder, where, notes), where, notes, doubts), where)
     affine = _affine(slices)
     array = np.empty((*slices[0].shape, len(slices)), np.float32)
+    check_volume(array, np.linalg.norm(affine[:3, :3], axis=0), affine, where)
     for index, one in enumerate(slices):
         array[:, :, index] = _hu(one, where)
     header = nib.Nifti1Image(array, affine).header
     header.set_xyzt_units("mm")
-    check_volume(array, np.array(header.get_zooms()), affine, where)
     return array, header, affine
 
 
 def _ct_slices(folder: Path, where: str, notes: list[str]) -> list[_Slice]:
-    """CT slices of all files below a folder; other DICOM and other files are left out."""
-    read = [_read_slice(p, f"{where}: {p.name}") for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    slices, strange = [one for one in read if isinstance(one, _Slice)], read.count("")
+    """CT slices of all files below a folder; other DICOM and other files are left out, and counted."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    read = [_read_slice(path, f"{where}: {path.name}") for path in files]
+    slices, others = [one for one in read if isinstance(one, _Slice)], Counter(one for one in read if isinstance(one, str))
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no files"
     if not slices:
-        others = ", ".join(sorted({f"DICOM of {one}" for one in read if one})) or f"{strange} other files"
-        raise DataError(f"{where}: no CT slice found ({others}); allowed: .nii or .nii.gz files, or a CT series as DICOM")
-    if strange:
-        notes.append(f"{strange} files that are not DICOM left out")
+        raise DataError(f"{where}: no CT slice found ({left_out}); allowed: {ALLOWED}")
+    if others:
+        notes.append(f"left out: {left_out}")
     return slices
 
 
 def _read_slice(path: Path, where: str) -> _Slice | str:
-    """A slice's place and size; of other DICOM what it is; "" of other files. DataError where a CT slice is not whole."""
+    """A slice's place and size; of other files what they are. DataError where a CT slice is not whole."""
     import pydicom
 
     with _guarded(f"{where} is not a whole DICOM file with position, orientation, spacing, size and series", "export it again"):
@@ -219,10 +239,14 @@ def _read_slice(path: Path, where: str) -> _Slice | str:
         except pydicom.errors.InvalidDicomError:
             if path.suffix.lower() in (".dcm", ".ima"):
                 raise
-            return ""
-        modality = re.sub("[^A-Z]", "", str(header.get("Modality", "")))[:16] or "unknown kind"
-        if modality != "CT" or "LOCALIZER" in str(header.get("ImageType", "")):
+            return "not DICOM"
+        modality = _code(header.get("Modality")) or "DICOM of unknown kind"
+        if modality != "CT":
             return modality
+        if "LOCALIZER" in str(header.get("ImageType", "")):
+            return "localizer"
+        if str(header.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE):
+            return "screenshot (secondary capture)"
         if int(header.get("NumberOfFrames") or 1) > 1 or int(header.SamplesPerPixel) != 1:
             raise DataError(f"{where} holds frames or colors; allowed: one grey slice a file; convert it to NIfTI")
         rows_mm, columns_mm = map(float, header.PixelSpacing)
@@ -236,9 +260,10 @@ def _read_slice(path: Path, where: str) -> _Slice | str:
             spacing_mm=(columns_mm, rows_mm),
             thickness_mm=float(header.get("SliceThickness") or 0),
             shape=(int(header.Columns), int(header.Rows)),
+            kernel=_code(header.get("ConvolutionKernel")),
         )
     if not np.allclose(one.directions @ one.directions.T, np.eye(2), atol=1e-3) or not np.isfinite(one.corner).all():
-        raise DataError(f"{where} has an orientation that is none; export it again")
+        raise DataError(f"{where} has a position or an orientation that is none; export it again")
     return one
 
 
@@ -256,7 +281,7 @@ def _guarded(problem: str, advice: str) -> Iterator[None]:
 
 
 def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: list[str]) -> list[_Slice]:
-    """The largest axial series; says which, and warns where others are as large."""
+    """The largest axial series; says which, and warns where others are as large, or none is axial."""
     if len({one.study for one in slices}) > 1:
         raise DataError(f"{where}: slices of several studies; give the folder of one study")
     groups: dict[str, list[_Slice]] = {}
@@ -268,7 +293,10 @@ def _chosen_series(slices: list[_Slice], where: str, notes: list[str], doubts: l
         notes.append(f"took {_said(chosen)}, not {', '.join(map(_said, others))}")
     rivals = [other for other in others if (len(other), _axial(other)) == (len(chosen), _axial(chosen))]
     if rivals:
-        doubts.append(f"ambiguous: took {_said(chosen)}; as large: {', '.join(map(_said, rivals))}")
+        other = "for another, give a folder that holds its files alone"
+        doubts.append(f"ambiguous: took {_said(chosen)}; as large: {', '.join(map(_said, rivals))}; {other}")
+    if not _axial(chosen):
+        doubts.append(f"no axial series; took {_said(chosen)}")
     return chosen
 
 
@@ -277,7 +305,16 @@ def _axial(series: list[_Slice]) -> bool:
 
 
 def _said(series: list[_Slice]) -> str:
-    return f"series {series[0].number} ({len(series)} {'axial' if _axial(series) else 'not axial'} slices)"
+    """What tells a series from others, without any text that a person typed."""
+    first, places = series[0], [float(one.corner @ series[0].normal) for one in series]
+    apart = (max(places) - min(places)) / max(1, len(places) - 1)
+    kind, kernel = "axial" if _axial(series) else "not axial", f", kernel {first.kernel}" if first.kernel else ""
+    return f"series {first.number} ({len(series)} {kind} slices, {apart:.3g} mm apart{kernel})"
+
+
+def _code(value: Any) -> str:
+    """A DICOM code such as CT or B70f: letters and digits, at most 16."""
+    return re.sub("[^A-Za-z0-9]", "", str(value or ""))[:16]
 
 
 def _in_order(slices: list[_Slice], where: str) -> list[_Slice]:
@@ -292,9 +329,13 @@ def _in_order(slices: list[_Slice], where: str) -> list[_Slice]:
     steps = np.diff([one.corner for one in slices], axis=0)
     gaps = steps @ first.normal
     usual = float(np.median(gaps)) if len(gaps) else first.thickness_mm
+    double = np.flatnonzero(gaps < 0.01)
+    if double.size:
+        files = f"{slices[double[0]].path.name} and {slices[double[0] + 1].path.name}"
+        raise DataError(f"{where}: slices at the same place, {len(double)} times ({files}): copies or phases; keep one of each")
+    if usual < 0.01:
+        raise DataError(f"{where}: one slice, of {usual:g} mm; allowed: SliceThickness in mm, or several slices")
     wrong = np.flatnonzero(abs(gaps - usual) > 0.05 * usual + 0.01)
-    if usual <= 0.01 or (gaps < 0.01).any():
-        raise DataError(f"{where}: slices at the same place, or no distance between them; remove the double ones")
     if wrong.size:
         files = f"{slices[wrong[0]].path.name} and {slices[wrong[0] + 1].path.name}"
         size = f"{gaps[wrong[0]]:.2f} mm between {files}, usually {usual:.2f} mm"

@@ -258,8 +258,48 @@ def test_anyone_s_labels_are_scored_case_by_case_and_what_cannot_be_is_said(tmp_
     assert infection["dice"].to_dict() == {"a": 1, "b": pytest.approx(2 / 3)}
     assert infection["truth_ml"].tolist() == pytest.approx([0.04, 0.04]) and infection["predicted_ml"]["b"] == pytest.approx(0.02)
     assert [problem.split(":")[0] for problem in problems] == ["c", "d", "e"]
-    assert "labels [9, 12] found" in problems[0] and "mask shape (3, 4, 4)" in problems[1] and "no e.nii.gz" in problems[2]
+    assert "labels [9, 12] found" in problems[0] and "mask shape (3, 4, 4)" in problems[1]
+    assert problems[2].startswith(f"e: {tmp_path / 'truth' / 'e.nii.gz'}: no prediction of that name")
     assert pd.read_csv(tmp_path / "out.csv")["case"].nunique() == 2
+
+
+def test_labels_of_one_place_are_scored_however_they_are_stored(tmp_path):
+    """The same labels in RAS as integers, and in LPS as floats; and moved by a voxel of 2 mm."""
+    truth = np.zeros((4, 5, 6), np.uint8)
+    truth[0, :3, 2], truth[2, 1, :4], truth[3, 4, 5] = 1, 2, 3
+    there, turned = np.diag([2.0, 2, 5, 1]), np.diag([-2.0, -2, 5, 1])
+    turned[:2, 3] = 2 * (4 - 1), 2 * (5 - 1)
+    moved = there.copy()
+    moved[0, 3] = 2
+    for name, labels, affine in (("a", truth[::-1, ::-1].astype(np.float32), turned), ("b", truth, moved)):
+        stored(tmp_path / "truth" / f"{name}.nii.gz", truth, there)
+        stored(tmp_path / "found" / f"{name}_labels.nii", labels, affine)  # named as predict names them
+        stored(tmp_path / "found" / f"{name}_probabilities.nii", np.zeros((4, 5, 6, 4), np.uint8), affine)
+    table, (problem,) = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
+    assert table["case"].tolist() == ["a"] * 3 and table["dice"].tolist() == [1, 1, 1]
+    assert problem.startswith("b: ") and "mask lies up to 2.0 mm off the image" in problem
+
+
+def test_a_truth_of_one_kind_and_a_prediction_without_truth_are_said(tmp_path):
+    lesion = np.zeros((4, 4, 4), np.uint8)
+    lesion[1:3, 1:3, 1:3] = 1
+    for name in ("truth/a.nii", "found/a.nii", "found/b.nii", "found/.hidden.nii"):
+        stored(tmp_path / name, lesion, np.eye(4))
+    table, problems = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
+    assert table.empty and len(problems) == 3
+    assert "no label but 1" in problems[0] and "write infection as 3" in problems[0]
+    assert problems[1] == f"b: {tmp_path / 'found' / 'b.nii'}: no truth of that name; add it"
+
+
+def test_folders_and_files_that_cannot_be_are_refused(tmp_path):
+    stored(tmp_path / "truth" / "a.nii", np.full((2, 2, 2), 3, np.uint8), np.eye(4))
+    with pytest.raises(DataError, match="none: no such folder"):
+        score_folders(tmp_path / "truth", tmp_path / "none", tmp_path / "out.csv")
+    with pytest.raises(DataError, match="truth: cannot be written"):
+        score_folders(tmp_path / "truth", tmp_path / "truth", tmp_path / "truth")
+    stored(tmp_path / "truth" / "a.nii.gz", np.full((2, 2, 2), 3, np.uint8), np.eye(4))
+    with pytest.raises(DataError, match="truth: two files of a; keep one"):
+        score_folders(tmp_path / "truth", tmp_path / "truth", tmp_path / "out.csv")
 
 
 def test_folders_without_a_common_case_are_a_problem(tmp_path):

@@ -1,12 +1,27 @@
 """Prediction of anyone's scans: every way of storing a scan gives the same labels; what a batch writes, skips and refuses."""
 
 import csv
+import os
+import resource
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
-from variants import NEARLY, PATIENT, PLAIN, SPACING, VARIANTS, chest, dice, predict_variant, seeing_weights, turned, write_dicom
+from variants import (
+    NEARLY,
+    PATIENT,
+    PLAIN,
+    SPACING,
+    VARIANTS,
+    chest,
+    dice,
+    predict_variant,
+    seeing_weights,
+    tilted,
+    turned,
+    write_dicom,
+)
 
 from covidlib.__main__ import main
 from covidlib.errors import DataError
@@ -47,6 +62,20 @@ def test_the_network_set_by_hand_sees_what_was_drawn(plain):
 def test_every_way_of_storing_a_scan_gives_the_same_labels(name, predictor, plain, tmp_path):
     found = predict_variant(predictor, {**VARIANTS, **NEARLY}[name](chest(), SPACING, tmp_path / "in"), tmp_path)
     assert dice(found, plain) >= 0.98
+
+
+@pytest.mark.parametrize("degrees", [5, 30])
+def test_milliliters_of_a_tilted_scan_are_those_of_its_voxels(predictor, tmp_path, degrees):
+    """The volume of a sheared voxel is the affine's determinant, whatever the lengths of its edges."""
+    for source in (
+        turned(chest(), SPACING, tmp_path, "LPS", tilted(degrees)),
+        write_dicom(chest(), SPACING, tmp_path / "series", tilt=np.tan(np.radians(degrees))),
+    ):
+        result = predictor(source)
+        voxel_ml = abs(np.linalg.det(result.case.affine[:3, :3])) / 1000
+        assert voxel_ml == pytest.approx(np.prod(SPACING) / 1000)
+        assert result.quantities["lung_ml"] == pytest.approx(np.count_nonzero(result.labels) * voxel_ml)
+        assert f"gantry tilt or shear of {degrees} degrees" in result.notes
 
 
 def test_spacing_and_size_from_one_end_to_the_other(predictor, tmp_path):
@@ -199,20 +228,97 @@ def test_other_weights_settings_or_file_make_a_scan_anew(scans, weights, tiny_pr
     assert table(out / "quantification.csv")[0]["intensity"] == "hu"
 
 
-def test_a_scan_that_fails_half_way_leaves_nothing_half(scans, weights, tmp_path, monkeypatch):
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_scan_that_fails_half_way_leaves_nothing(scans, weights, tmp_path, monkeypatch):
+    path, out = tmp_path / "in" / "a.nii.gz", tmp_path / "out"
+    predict_scans([path], out, weights, probabilities=True)
+    path.touch()  # as if changed: what there is would be of another scan
     monkeypatch.setattr("covidlib.predict._save_overlay", lambda *_: (_ for _ in ()).throw(OSError(PATIENT)))
-    assert predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights) == ["a"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "a_labels.nii.gz", "errors.csv"]
-    (error,) = table(tmp_path / "out" / "errors.csv")
+    assert predict_scans([path], out, weights) == ["a"]
+    assert listed(out) == [".lock", "errors.csv"]
+    (error,) = table(out / "errors.csv")
     assert error["error"] == "a: OSError; an error of the program, or of the machine (disk, memory)"
     monkeypatch.undo()
-    assert predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights) == []  # not taken for finished
-    assert len(table(tmp_path / "out" / "quantification.csv")) == 1
+    assert predict_scans([path], out, weights) == []  # not taken for finished
+    assert listed(out) == [".lock", "a_labels.nii.gz", "a_overlay.png", "quantification.csv"]
 
 
-def test_results_do_not_become_inputs(scans, weights):
-    with pytest.raises(DataError, match="is an input as well; give another folder"):
-        predict_scans(scans[:1], scans[0], weights)
+@pytest.mark.parametrize(
+    ("most_bytes", "words", "left"),
+    [
+        (20000, "a: OSError, File too large; an error of", [".lock", "errors.csv"]),
+        (10, "errors.csv: cannot be written", [".lock"]),
+    ],
+)
+def test_a_full_disk(scans, weights, tmp_path, most_bytes, words, left):
+    """Files may grow to so many bytes: labels, but no overlay; then not even errors.csv."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights)
+        said = table(tmp_path / "out" / "errors.csv")[0]["error"]
+    except DataError as error:
+        said = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert words in said and listed(tmp_path / "out") == left
+
+
+def test_what_a_killed_call_left_is_swept_up(scans, weights, tmp_path):
+    out = tmp_path / "out"
+    (out / ".part-x").mkdir(parents=True)
+    (out / ".part-x" / "a_labels.nii.gz").write_bytes(b"half")
+    (out / "a_labels.nii.gz").write_bytes(b"whole, but without its row")
+    assert predict_scans([tmp_path / "in" / "a.nii.gz"], out, weights) == []
+    assert listed(out) == [".lock", "a_labels.nii.gz", "a_overlay.png", "quantification.csv"]
+    assert nib.load(out / "a_labels.nii.gz").shape == chest().shape
+
+
+@pytest.mark.parametrize("name", ["a$\\frac{b$", "größe \"1\", =2", os.fsdecode(b"a\xff")])
+def test_names_of_any_kind(scans, weights, tmp_path, name):
+    path = tmp_path / "in" / f"{name}.nii.gz"
+    shutil.copy(tmp_path / "in" / "a.nii.gz", path)
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    assert predict_scans([path], tmp_path / "out", weights) == []
+    assert table(tmp_path / "out" / "quantification.csv")[0]["scan"] == shown
+    path.write_bytes(b"")
+    assert predict_scans([path], tmp_path / "out", weights) == [shown]
+    assert "Empty file" in table(tmp_path / "out" / "errors.csv")[0]["error"]
+
+
+@pytest.mark.parametrize("content", [b"foo,bar\n1,2\n", b"\xff\xfe\0"])
+def test_a_table_of_something_else_is_not_touched(scans, weights, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "quantification.csv").write_bytes(content)
+    with pytest.raises(DataError, match="quantification.csv: not a table with a column scan"):
+        predict_scans(scans, tmp_path / "out", weights)
+    assert (tmp_path / "out" / "quantification.csv").read_bytes() == content
+
+
+def test_results_never_go_where_inputs_are(scans, weights):
+    for inputs, out in ((scans[:1], scans[0]), (scans, scans[1] + "/results")):  # a series is all that lies below its folder
+        with pytest.raises(DataError, match="is an input as well; give another folder"):
+            predict_scans(inputs, out, weights)
+
+
+def test_a_file_is_no_folder_for_results(scans, weights, tmp_path):
+    with pytest.raises(DataError, match=r"a.nii.gz: cannot be written to \(File exists\); give another folder"):
+        predict_scans(scans[1:], tmp_path / "in" / "a.nii.gz", weights)
+
+
+def test_how_much_is_to_do_is_said_first_and_the_time_left_while_it_is_done(scans, weights, tmp_path, caplog):
+    caplog.set_level("INFO")
+    shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "b.nii.gz")
+    predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights)
+    caplog.clear()
+    predict_scans(scans, tmp_path / "out", weights)
+    first, *each = [record.getMessage() for record in caplog.records if record.name == "covidlib"]
+    assert first == "4 scans, 1 of them finished before; networks: 1"
+    assert [line.split(", ")[0] for line in each] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert ["about 0 min left" in line for line in each] == [True, True, False]
 
 
 def test_no_weights_is_said_before_anything_is_written(scans, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -47,8 +48,20 @@ def test_an_array_needs_its_spacing(tmp_path):
     assert given.min() == -2000  # what was given stays as it is
     with pytest.raises(DataError, match="scan: spacing_mm is None; an array needs three lengths in mm"):
         read_scan(HU)
+    for wrong in (0.8, "5", (0.8, 5), ("a", "b", "c")):
+        with pytest.raises(DataError, match="an array needs three lengths in mm, along x, y, z"):
+            read_scan(HU, wrong)
     with pytest.raises(DataError, match=r"scan: spacing \[0.8, 0.8, -5.0\] mm; allowed: positive"):
         read_scan(HU, (0.8, 0.8, -5))
+
+
+def test_an_image_in_memory_needs_an_affine_and_a_whole_file(tmp_path):
+    with pytest.raises(DataError, match="scan: an image without an affine; give its array and spacing_mm"):
+        read_scan(nib.Nifti1Image(HU, None))
+    path = write_nifti(tmp_path / "scan.nii", HU, np.diag([*FINE, 1.0]))
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"scan: the image's file is not whole \(OSError\)"):
+        read_scan(nib.load(path))
 
 
 def test_free_text_of_a_header_does_not_go_on(tmp_path):
@@ -84,6 +97,16 @@ def test_slices_of_a_tilted_gantry_lie_nearer_than_their_corners(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(scan.case.affine[:3, 2]), 10, rtol=1e-4)
 
 
+def test_a_header_that_has_the_distance_between_tilted_slices_is_taken_at_its_word(tmp_path):
+    """The affine's slanted axis is 5 / cos 30 long, pixdim says 5: that is the distance already."""
+    path = turned(HU, FINE, tmp_path, "LPS", tilted(30))
+    stored = bytearray(gzip.decompress(path.read_bytes()))
+    stored[88:92] = np.float32(5).tobytes()  # pixdim[3]
+    path.write_bytes(gzip.compress(stored))
+    scan = read_scan(path)
+    assert scan.case.spacing_mm[2] == 5 and "spacing and its affine differ" in scan.warnings[0]
+
+
 def test_spacing_that_the_affine_contradicts_is_said(tmp_path):
     path = write_nifti(tmp_path / "scan.nii", HU, np.diag([*FINE, 1.0]))
     stored = bytearray(path.read_bytes())
@@ -101,25 +124,46 @@ def test_grey_is_detected_and_said_or_overruled(tmp_path):
         read_scan(path, intensity="gray")
 
 
+def screenshot(data, z):
+    """As the dose report of most scanners: called CT, in colors, and nowhere in the patient."""
+    data.SOPClassUID, data.SamplesPerPixel = "1.2.840.10008.5.1.4.1.1.7", 3
+    del data.ImagePositionPatient
+
+
 def test_the_largest_axial_series_is_taken_and_said(tmp_path):
     write_dicom(HU[..., :4], FINE, tmp_path / "a", number=4)
     write_dicom(HU, FINE, tmp_path / "a" / "b", number=7)
     write_dicom(HU[..., :2], FINE, tmp_path / "a", number=9, edit=lambda data, z: setattr(data, "ImageType", "LOCALIZER"))
     write_dicom(HU[..., :1], FINE, tmp_path / "a", number=10, edit=lambda data, z: setattr(data, "Modality", "SR"))
+    write_dicom(HU[..., :1], FINE, tmp_path / "a", number=11, edit=screenshot)
     (tmp_path / "a" / "README.txt").write_text("a stray file")
     scan = read_scan(tmp_path / "a")
     assert scan.case.image.shape == HU.shape and scan.warnings == ()
-    left_out = "1 files that are not DICOM left out"
-    assert scan.notes == (left_out, "took series 7 (6 axial slices), not series 4 (4 axial slices)")
+    left_out = "left out: 1 SR, 2 localizer, 1 not DICOM, 1 screenshot (secondary capture)"
+    assert scan.notes == (left_out, "took series 7 (6 axial slices, 5 mm apart), not series 4 (4 axial slices, 5 mm apart)")
 
 
-def test_of_series_as_large_the_first_is_taken_with_a_warning(tmp_path):
-    for number in (5, 3, 6):
-        write_dicom(HU + number, FINE, tmp_path / "series", number=number)
+def test_of_series_as_large_the_first_is_taken_and_all_are_listed(tmp_path):
+    for number, kernel in ((5, "B70f"), (3, ["Br40d", "3"]), (6, None)):
+        edit = [lambda data, z, kernel=kernel: setattr(data, "ConvolutionKernel", kernel), lambda data, z: None][kernel is None]
+        write_dicom(HU + number, FINE, tmp_path / "series", number=number, edit=edit)
     scan = read_scan(tmp_path / "series")
     assert scan.case.image.max() == HU.max() + 3
-    said = "ambiguous: took series 3 (6 axial slices); as large: series 5 (6 axial slices), series 6 (6 axial slices)"
-    assert scan.warnings == (said,)
+    others = "series 5 (6 axial slices, 5 mm apart, kernel B70f), series 6 (6 axial slices, 5 mm apart)"
+    took = "took series 3 (6 axial slices, 5 mm apart, kernel Br40d3)"
+    assert scan.notes == (f"{took}, not {others}",)
+    assert scan.warnings == (
+        f"ambiguous: {took}; as large: {others}; for another, give a folder that holds its files alone",
+    )
+
+
+def test_a_series_that_is_not_axial_is_taken_with_a_warning(tmp_path):
+    def coronal(data, z):
+        data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 0, -1], [0, 2.0 * z, 0]
+
+    scan = read_scan(write_dicom(HU, FINE, tmp_path / "series", edit=coronal))
+    assert "no axial series; took series 1 (6 not axial slices, 2 mm apart)" in scan.warnings
+    assert scan.case.image.shape == (16, 6, 12)
 
 
 def test_scans_are_found_and_named(tmp_path):
@@ -129,6 +173,9 @@ def test_scans_are_found_and_named(tmp_path):
     (tmp_path / "series").mkdir()
     found = find_scans([tmp_path / "one", tmp_path / "two" / "a.nii.gz", tmp_path / "series", tmp_path / "none.nii"])
     assert list(found) == ["one_a", "b", "two_a", "series", "none"]
+    (tmp_path / "series" / "LOUD.NII.GZ").touch()
+    (tmp_path / "series" / os.fsdecode(b"bytes\xff.nii")).touch()
+    assert list(find_scans([tmp_path / "series"])) == ["LOUD", "bytes\ufffd"]  # a name that a table can hold
     with pytest.raises(DataError, match="one_a: more than one scan of that name"):
         find_scans([tmp_path / "one", tmp_path / "one" / "a.nii.gz"])
 
@@ -155,14 +202,19 @@ def lose(key):
         (break_slice(2, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "mixed orientations (0000_1.dcm, 0014_1.dcm); allowed"),
         (break_slice(2, PixelSpacing=[0.9, 0.9]), "slices of different size"),
         (break_slice(2, ImagePositionPatient=[0, 0, 10.0]), "slices shifted against each other"),
-        (break_slice(2, ImagePositionPatient=[-12, -8.8, 5.0]), "slices at the same place, or no distance between them; remove"),
+        (
+            break_slice(2, ImagePositionPatient=[-12, -8.8, 5.0]),
+            "slices at the same place, 1 times (0007_1.dcm and 0014_1.dcm): copies or phases; keep one of each",
+        ),
+        (lambda data, z: setattr(data, "PixelSpacing", [0, 0]), "spacing [0.0, 0.0, 5.0] mm; allowed: positive"),
+        (lambda data, z: setattr(data, "Rows", 0), "shape (16, 0, 6) of float32; allowed: one 3-D volume"),
         (break_slice(2, ImagePositionPatient=[-12, -8.8, 11.0]), "uneven slices, 2 times (6.00 mm between"),
         (break_slice(2, StudyInstanceUID="1.2.4"), "slices of several studies; give the folder of one study"),
         (break_slice(2, NumberOfFrames=3), "0014_1.dcm holds frames or colors; allowed: one grey slice a file"),
         (break_slice(2, SamplesPerPixel=3), "0014_1.dcm holds frames or colors"),
-        (break_slice(2, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "0014_1.dcm has an orientation that is none"),
+        (break_slice(2, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "0014_1.dcm has a position or an orientation that is none"),
         (break_slice(2, PixelData=b"12"), "0014_1.dcm: pixels cannot be decoded (ValueError); decompress it"),
-        (lambda data, z: setattr(data, "Modality", "MR"), "no CT slice found (DICOM of MR); allowed"),
+        (lambda data, z: setattr(data, "Modality", "MR"), "no CT slice found (6 MR); allowed"),
         (lose("ImagePositionPatient"), "0014_1.dcm is not a whole DICOM file with position"),
         (lose("PixelSpacing"), "0014_1.dcm is not a whole DICOM file with position"),
     ],
@@ -210,12 +262,41 @@ def test_nifti_that_is_no_scan_is_refused(tmp_path, array, words):
         read_scan(path)
 
 
-@pytest.mark.parametrize("name", ["none.nii.gz", "notes.txt", "empty"])
-def test_what_is_no_scan_at_all_is_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.nii.gz", "not a whole NIfTI file"),
+        ("notes.txt", "neither a folder nor a file that ends in .nii or .nii.gz; allowed: .nii or .nii.gz files, or a folder"),
+        ("pair.img", "neither a folder nor a file that ends in .nii"),
+        ("series/0007_1.dcm", "neither a folder nor a file that ends in .nii"),
+        ("empty", "no CT slice found (no files)"),
+        ("empty.nii.gz", "not a whole NIfTI file (Empty file"),
+    ],
+)
+def test_what_is_no_scan_at_all_is_refused(tmp_path, name, words):
     (tmp_path / "notes.txt").write_text("not a scan")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=name):
+    (tmp_path / "empty.nii.gz").touch()
+    nib.save(nib.Nifti1Pair(HU, np.eye(4)), tmp_path / "pair.img")
+    write_dicom(HU, FINE, tmp_path / "series")
+    with pytest.raises(DataError) as caught:
         read_scan(tmp_path / name)
+    assert str(caught.value).startswith(f"{Path(name).name.removesuffix('.nii.gz')}: ") and words in str(caught.value)
+
+
+def test_one_slice_needs_its_thickness(tmp_path):
+    folder = write_dicom(HU[..., :1], FINE, tmp_path / "series", edit=lambda data, z: delattr(data, "SliceThickness"))
+    with pytest.raises(DataError, match="one slice, of 0 mm; allowed: SliceThickness in mm, or several slices"):
+        read_scan(folder)
+
+
+def test_a_header_that_promises_more_than_its_file_holds_claims_no_memory(tmp_path):
+    """8 billion voxels in a packed file of 2304 bytes: 16 GB, if the header were believed."""
+    stored = bytearray(write_nifti(tmp_path / "scan.nii", HU, np.diag([*FINE, 1.0])).read_bytes())
+    stored[42:48] = np.array([2000] * 3, np.int16).tobytes()  # dim[1:4]
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(stored))
+    with pytest.raises(DataError, match="its header promises more than it holds"):
+        read_scan(tmp_path / "scan.nii.gz")
 
 
 # Mutated files: an error of our own or a sound case; nothing else happens

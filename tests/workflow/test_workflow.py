@@ -30,7 +30,7 @@ def call(copy: Path, *arguments: str) -> subprocess.CompletedProcess:
 def copy(tmp_path_factory):
     """The project in another folder, run once on the tiny profile, two folds."""
     folder = tmp_path_factory.mktemp("copy")
-    for name in ("covidlib", "notebooks", "profiles", "book"):
+    for name in ("covidlib", "notebooks", "profiles", "book", "results"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_extra"))
     for name in ("Snakefile", "_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, folder)
