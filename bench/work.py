@@ -1,4 +1,4 @@
-"""Our pieces of work for bench/speed.py: `python bench/work.py PIECE SIZE OUT` in a fresh process, the result in its last line."""
+"""Our work for bench/speed.py: `python bench/work.py PIECE SIZE OUT`, a fresh process each; the result in its last line."""
 
 import json
 import shutil
