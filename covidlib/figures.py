@@ -414,7 +414,7 @@ def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> 
         for row, (unit, style, color) in enumerate((("wall time, s", "o-", COLORS[1]), ("peak memory, GiB", "s--", ORANGE))):
             place = axes[row, column]
             place.plot(points[:, 0], points[:, 1 + row], style, color=color)
-            place.set(ylabel=unit, ylim=(0, None), xscale="log" if kind == "scans" else "linear")
+            place.set(ylabel=unit, ylim=(0, None), xscale="log" if kind == "scans" and len(points) else "linear")
             place.grid()
         axes[1, column].set(xlabel=label)
     return figure
