@@ -413,8 +413,8 @@ def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> 
         points = np.array(growth[kind], float).reshape(-1, 3)
         for row, (unit, style, color) in enumerate((("wall time, s", "o-", COLORS[1]), ("peak memory, GiB", "s--", ORANGE))):
             place = axes[row, column]
-            place.plot(points[:, 0], points[:, 1 + row], style, color=color)
-            place.set(ylabel=unit, ylim=(0, None), xscale="log" if kind == "scans" and len(points) else "linear")
+            place.plot(points[:, 0], points[:, 1 + row], style, color=color, clip_on=False)
+            place.set(ylabel=unit, xlim=(0, None), ylim=(0, None))
             place.grid()
         axes[1, column].set(xlabel=label)
     return figure
