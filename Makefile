@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help book test lab clean distclean
+.PHONY: help book test bench lab clean distclean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -16,6 +16,9 @@ book: $(READY) ## train five folds on phantoms, run every notebook, build _build
 test: $(READY) ## run the tests
 	@$(BIN)/ruff check -q .
 	@$(BIN)/python -m pytest
+
+bench: $(READY) ## measure speed and memory, beside MIScnn where PEER_PYTHON names its Python (ROWS="prepare scan": these only)
+	@$(BIN)/python bench/speed.py $(ROWS)
 
 lab: $(READY) ## JupyterLab with the notebooks (LAB="--no-browser ..." for options of its own)
 	@$(BIN)/jupyter lab --notebook-dir notebooks $(LAB)

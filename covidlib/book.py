@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.report import options_markdown, scores_in_short, specks_markdown, stored_results, table_1_markdown, viewer_markdown
+from covidlib.report import (
+    costs_markdown,
+    options_markdown,
+    scores_in_short,
+    specks_markdown,
+    stored_results,
+    table_1_markdown,
+    viewer_markdown,
+)
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
@@ -66,6 +74,7 @@ def stage(run: Run) -> Path:
         "surrogate.md": stored_results(RESULTS / "surrogate", generated),
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
         "specks.md": specks_markdown(RESULTS / "specks.csv"),
+        "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
         "options.md": options_markdown(RESULTS / "options.csv"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }

@@ -407,6 +407,22 @@ def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: st
     return figure
 
 
+def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
+    """Wall seconds above, peak GiB below; left against the scan's size, right against the number of scans (x, seconds, GiB)."""
+    figure, axes = _figure(2, 2, 4.6, sharex="col")
+    figure.patch.set_facecolor("white")  # readable on a dark page as well
+    kinds = {"size": "size, in 512 × 512 × 200 voxels", "scans": "scans in one call"}
+    for column, (kind, label) in enumerate(kinds.items()):
+        points = np.array(growth[kind], float).reshape(-1, 3)
+        for row, (unit, style, color) in enumerate((("wall time, s", "o-", COLORS[1]), ("peak memory, GiB", "s--", ORANGE))):
+            place = axes[row, column]
+            place.plot(points[:, 0], points[:, 1 + row], style, color=color, clip_on=False)
+            place.set(ylabel=unit, xlim=(0, None), ylim=(0, None))
+            place.grid()
+        axes[1, column].set(xlabel=label)
+    return figure
+
+
 def time_course(percents: "pd.DataFrame") -> Figure:
     """Infected percent of the lung (index: time points in order; a column a line, e.g. truth and prediction)."""
     figure, axes = _figure(1, 1, 3)

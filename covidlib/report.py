@@ -189,6 +189,95 @@ def specks_markdown(table: Path) -> str:
     return _table(("pieces of infection dropped below", "mean infection Dice"), lines)
 
 
+def costs_markdown(file: Path, pictures: Path) -> str:
+    """What every piece of work costs, ours beside the original's, and growth, from the file that bench/speed.py writes.
+
+    Draws one picture into `pictures` where growth has been measured.
+    """
+    from covidlib import figures
+
+    rows = (read_json(file) or {"rows": {}})["rows"]
+    if not rows:
+        return "Nothing has been measured yet: `make bench` does it.\n"
+    compared = {name: row for name, row in rows.items() if not name.startswith("growth")}
+    parts = [_costs_table(compared), _unmeasured(compared), _taken(rows), _notes(compared)]
+    grown = growth(rows)
+    if any(len(points) > 1 for points in grown.values()):
+        figures.growth_chart(grown).savefig(pictures / "growth.svg", bbox_inches="tight")
+        caption = "Wall time and peak memory against the size of one scan, and against the number of scans in one call"
+        parts.append(f"```{{figure}} _generated/growth.svg\n:alt: {caption}\n\n{caption}.\n```")
+    else:
+        parts.append("Growth: not measured.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def growth(rows: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float]]]:
+    """Points (x, wall seconds, peak GiB) of "size" (in units of 512 x 512 x 200 voxels) and of "scans" (how many in one call)."""
+    found: dict[str, list[tuple[float, float, float]]] = {"size": [], "scans": []}
+    for name, row in rows.items():
+        kind, _, x = name.removeprefix("growth_").partition("_")
+        if kind in found and "wall_min_s" in row["ours"]:
+            found[kind].append((float(x), row["ours"]["wall_min_s"], row["ours"]["peak_gib"]))
+    return {kind: sorted(points) for kind, points in found.items()}
+
+
+def _costs_table(rows: Mapping[str, Any]) -> str:
+    head = ("work", "to reach", "", "CPU s", "wall s, least (median)", "peak GiB", "result", "times less")
+    lines = []
+    for row in rows.values():
+        result = f"{row['ours']['value']:.3g} {row['unit']}" if "value" in row["ours"] else ""
+        times = f"{row['ratio']:.1f} ({'CPU' if row['judged'] == 'cpu_s' else 'wall'})" if row["ratio"] else ""
+        lines.append((row["what"], row["target"], "ours", *_cost_cells(row["ours"]), result, times))
+        if "wall_min_s" in row["peer"]:
+            earlier = f", {row['peer']['earlier']}" if "earlier" in row["peer"] else ""
+            lines.append(("", "", f"original{earlier}", *_cost_cells(row["peer"]), "", ""))
+    return _table(head, lines)
+
+
+def _cost_cells(side: Mapping[str, Any]) -> tuple[str, str, str]:
+    if "not measured" in side:
+        return "not measured", "", ""
+    cpu, least, median, peak = (side[name] for name in ("cpu_s", "wall_min_s", "wall_median_s", "peak_gib"))
+    return f"{cpu:.3g}", f"{least:.3g} ({median:.3g})", f"{peak:.2f}"
+
+
+def _unmeasured(rows: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {row['what']}, {who}: {row[side]['not measured']}"
+        for row in rows.values()
+        for side, who in (("ours", "ours"), ("peer", "original"))
+        if "not measured" in row[side] and row[side]["not measured"] != "the original has no such work"
+    ]
+    return "Not measured:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _taken(rows: Mapping[str, Any]) -> str:
+    """On which machines, when, and how quiet they were."""
+    measured = [row for row in rows.values() if "wall_min_s" in row["ours"]]
+    machines = sorted({row["machine"] for row in measured})
+    if not measured:
+        return ""
+    dates = sorted({row["date"] for row in measured})
+    sides = [side for row in measured for side in (row["ours"], row["peer"])]
+    busiest = max(side.get("others_cores", 0.0) for side in sides)
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"Measured {when} on {'; '.join(machines)}. Other processes used up to {busiest:.1f} cores meanwhile."
+
+
+def _notes(rows: Mapping[str, Any]) -> str:
+    lines = []
+    for row in rows.values():
+        said = ", ".join(f"{key.replace('_', ' ')}: {_note(value)}" for key, value in row["ours"].get("notes", {}).items())
+        lines += [f"- {row['what']}: {said}"] if said else []
+    return "What else was noted:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _note(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

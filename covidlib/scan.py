@@ -122,7 +122,7 @@ def read_scan(
         raise DataError("\n".join(problems))
     case = make_case(name, array, affine, _anonymous(header), str(kind))
     if kind == "hu":
-        np.maximum(case.image, AIR_HU, out=case.image)
+        case = replace(case, image=np.maximum(case.image, AIR_HU))  # a new array: an array given is never changed
     elif intensity is None:
         notes.append("taken as grey 0-255, not HU")
     case = _judge_geometry(case, notes, doubts)
