@@ -46,11 +46,6 @@ def test_unknown_parameters_are_looked_for_right_after_the_parameters(notebook):
     assert notebook.cells[tagged[0] + 1].source.startswith("check_parameters(")
 
 
-def skip_quantification(notebook):
-    if notebook.cells[0].source.startswith("# How much of the lung"):
-        pytest.skip("notebook 07: captions and an early picture are still to come")
-
-
 def is_picture(cell):
     return "alt" in cell.metadata.get("mystnb", {}).get("image", {})
 
@@ -70,13 +65,11 @@ def test_it_says_what_one_learns_what_one_needs_and_what_it_costs(notebook):
 
 
 def test_a_picture_comes_early(notebook):
-    skip_quantification(notebook)
     first = next(number for number, cell in enumerate(notebook.cells) if is_picture(cell))
     assert sum(cell.source.count("\n## ") + is_heading(cell) for cell in notebook.cells[:first]) <= 1
 
 
 def test_each_picture_is_captioned_and_followed_by_a_sentence_about_it(notebook):
-    skip_quantification(notebook)
     for number, cell in enumerate(notebook.cells):
         if is_picture(cell):
             after = itertools.takewhile(lambda one: not is_heading(one) and not is_picture(one), notebook.cells[number + 1 :])
