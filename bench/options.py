@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lungs not swapped when mirrored": {"augmentation.swap_lungs": False},
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
     "instance normalization": {"network.norm": "instance"},
+    "instance normalization and grey levels": {"network.norm": "instance", "preprocessing.z_score": "levels"},
     "running mean of the weights": {"training.average_momentum": 0.99},
     "soft counts per sample": {"loss.counts": "sample"},
     "Tversky 0.3 / 0.7": {"loss.alpha": 0.7, "loss.beta": 0.3},
