@@ -76,18 +76,6 @@ def quantify_fold(run: Run, number: int) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def volumes_of(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """From a run's scores.csv, without any scan: a row per case; columns (lung_ml | infection_ml | infected_percent, source)."""
-    import pandas as pd
-
-    found = {}
-    for source, column in (("truth", "truth_ml"), ("prediction", "predicted_ml")):
-        ml = scores.pivot(index="case", columns="class", values=column)
-        found["lung_ml", source], found["infection_ml", source] = ml.sum(axis=1), ml["infection"]
-        found["infected_percent", source] = 100 * ml["infection"] / ml.sum(axis=1)
-    return pd.DataFrame(found)
-
-
 def agreement(truth: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
     """Bland and Altman's mean difference (predicted minus truth) and its 95 % limits; and Pearson's correlation.
 

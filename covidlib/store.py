@@ -22,11 +22,15 @@ def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv (a row per epoch), and the `pictures` that need the scans.
+    history_fold_<k>.csv (a row per epoch); and what needs the scans: quantities.csv (`quantify_fold`) and the `pictures`.
 
     Raises:
         DataError: the run has not been evaluated yet.
     """
+    import pandas as pd
+
+    from covidlib.quantification import quantify_fold
+
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
     files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_?/history.csv"))}
     for source, name in files.items():
@@ -34,6 +38,9 @@ def store_results(run: Run, folder: Path) -> Path:
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
+    folds = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"]))
+    with whole_file(Path(folder) / "quantities.csv") as temporary:
+        pd.concat([quantify_fold(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.6g")
     for name, figure in pictures(run).items():
         with whole_file(Path(folder) / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")

@@ -1,10 +1,9 @@
 """Volumes, percents, sides and lesions of labels small enough to count by hand; agreement of two measurements."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from covidlib.quantification import agreement, lesion_volumes_ml, quantify, quantify_fold, severity, volumes_of
+from covidlib.quantification import agreement, lesion_volumes_ml, quantify, quantify_fold, severity
 
 MM = (10.0, 10.0, 10.0)  # a voxel is 1 mL
 
@@ -65,16 +64,6 @@ def test_nothing_at_all():
 )  # fmt: skip
 def test_bands(percent, band):
     assert severity(percent) == band
-
-
-def test_volumes_from_the_scores_of_a_run():
-    rows = [("a", "left lung", 40, 30), ("a", "right lung", 50, 60), ("a", "infection", 10, 20), ("b", "left lung", 5, 0),
-            ("b", "right lung", 5, 0), ("b", "infection", 0, 0)]  # fmt: skip
-    found = volumes_of(pd.DataFrame(rows, columns=["case", "class", "truth_ml", "predicted_ml"]))
-    assert found.loc["a", "lung_ml"].to_dict() == {"truth": 100, "prediction": 110}
-    assert found.loc["a", "infection_ml"].to_dict() == {"truth": 10, "prediction": 20}
-    assert found.loc["a", "infected_percent"].to_dict() == {"truth": 10, "prediction": pytest.approx(200 / 11)}
-    assert found.loc["b", ("infected_percent", "truth")] == 0 and np.isnan(found.loc["b", ("infected_percent", "prediction")])
 
 
 def test_agreement_by_hand():
