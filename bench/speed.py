@@ -80,7 +80,10 @@ ROWS = {
         "training step 2 x 160 x 160 x 80, the paper's network in bfloat16, on the processor",
         "1.3 times less CPU, 8 GiB", _work("step"), _peer("step"), "cpu_s", 3,
     ),
-    "import": Row("`import covidlib`; original: `import miscnn`", "0.3 s", ("-c", "import covidlib"), ("-c", "import miscnn"), "wall_s", 0.1),
+    "import": Row(
+        "`import covidlib`; original: `import miscnn`", "0.3 s",
+        ("-c", "import covidlib"), ("-c", "import miscnn"), "wall_s", 0.1,
+    ),
     "help": Row(
         "`python -m covidlib --help`; original: `import miscnn`", "0.5 s",
         ("-m", "covidlib", "--help"), ("-c", "import miscnn"), "wall_s", 0.1,
