@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
 CODE = ("inference", "patches", "preprocessing", "postprocessing", "dataset")
+log = logging.getLogger("covidlib")
 MARGIN = 8  # voxels around the body
 Box = tuple[slice, ...]
 EXCHANGED = [0, 2, 1, 3]  # left and right lung of CLASSES
@@ -90,35 +92,38 @@ def tiles(shape: Sequence[int], profile: Profile) -> Iterator[tuple[Box, Box]]:
     Args:
         shape: (x, y, z) of the volume, multiples of the network's smallest step.
         profile: the network decides how far around a tile it has to see, so that the result is that of the whole volume (but for
-            instance normalization, whose means are the tile's); boxes are slices of the volume.
+            instance normalization, whose means are the tile's); boxes are slices of the volume. Where this does not fit, tiles
+            see half or a quarter as far, and a warning says so.
     """
-    step, reach = profile.network.smallest_step, profile.network.reach
-    most = profile.inference.memory_gb * 1e9 / bytes_per_voxel(profile.network)
-
-    def sides(counts: Sequence[int]) -> list[tuple[int, int]]:  # of what is kept, and of what is read
-        kept = [-(-n // (count * m)) * m for n, count, m in zip(shape, counts, step, strict=True)]
-        return [(k, min(n, k + 2 * r)) for n, k, r in zip(shape, kept, reach, strict=True)]
-
-    def work(counts: Sequence[int]) -> float:
-        read = math.prod(side for _, side in sides(counts))
-        return math.prod(counts) * read if read <= most else math.inf
-
-    best = min(itertools.product(range(1, 17), repeat=3), key=work)
-    if work(best) == math.inf:
-        needed = min(math.prod(side for _, side in sides(counts)) for counts in itertools.product((1, 16), repeat=3))
-        least = needed * bytes_per_voxel(profile.network) / 1e9
-        given = f"inference.memory_gb is {profile.inference.memory_gb:g}; allowed for this volume: {least:.1f} or more"
-        raise DataError(f"{given}; or set inference.mode to windows")
-    starts = [range(0, n, kept) for n, (kept, _) in zip(shape, sides(best), strict=True)]
-    for corner in itertools.product(*starts):
-        keep = [(c, min(n, c + kept)) for c, n, (kept, _) in zip(corner, shape, sides(best), strict=True)]
+    kept, reach = _tile(shape, profile)
+    for corner in itertools.product(*(range(0, n, k) for n, k in zip(shape, kept, strict=True))):
+        keep = [(c, min(n, c + k)) for c, n, k in zip(corner, shape, kept, strict=True)]
         read = [(max(0, low - r), min(n, high + r)) for (low, high), n, r in zip(keep, shape, reach, strict=True)]
         yield tuple(slice(*ends) for ends in read), tuple(slice(*ends) for ends in keep)
 
 
+def _tile(shape: Sequence[int], profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sides of what is kept of a tile, and how far around it is read."""
+    step, needed = profile.network.smallest_step, math.inf
+    for share in (1, 2, 4):
+        reach = tuple(r // share // m * m for r, m in zip(profile.network.reach, step, strict=True))
+        plans = []
+        for counts in itertools.product(range(1, 17), repeat=3):
+            kept = tuple(-(-n // (count * m)) * m for n, count, m in zip(shape, counts, step, strict=True))
+            read = math.prod(min(n, k + 2 * r) for n, k, r in zip(shape, kept, reach, strict=True))
+            plans.append((math.prod(counts) * read, read * bytes_per_voxel(profile.network) / 1e9, kept))
+        needed = min(needed, *(gb for _, gb, _ in plans))
+        if fitting := [plan for plan in plans if plan[1] <= profile.inference.memory_gb]:
+            if share > 1:
+                log.warning("little memory: tiles see 1/%d of what the network can see around them; more is exact", share)
+            return min(fitting)[2], reach
+    given = f"inference.memory_gb is {profile.inference.memory_gb:g}; allowed for this volume: {needed:.2g} or more"
+    raise DataError(f"{given}; or set inference.mode to windows")
+
+
 def bytes_per_voxel(network: Network) -> float:
-    """About what a prediction holds at once: some seven values per filter of the finest level; measured, see `bench/`."""
-    return 7 * network.filters[0] * (2 if network.precision == "mixed_bfloat16" else 4)
+    """About what a prediction holds at once: some six values per filter of the finest level, as measured."""
+    return 6 * network.filters[0] * (2 if network.precision == "mixed_bfloat16" else 4)
 
 
 def body_box(image: np.ndarray) -> Box:

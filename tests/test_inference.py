@@ -125,9 +125,15 @@ def test_tiles_give_what_the_whole_volume_gives():
     np.testing.assert_allclose(predict_volume(model, volume, small), predict_volume(model, volume, settings), atol=1e-3)
 
 
-def test_too_little_memory_is_said_with_what_is_needed():
-    with pytest.raises(DataError, match=r"memory_gb is 0.1; allowed for this volume: \d+\.\d or more"):
-        list(tiles((256, 256, 112), Profile(inference=Inference(memory_gb=0.1))))
+def test_with_little_memory_tiles_see_less_around_them_and_a_warning_says_so(caplog):
+    """The paper's network can see 112 voxels around a tile, which with its 112 slices leaves nothing to gain."""
+    shape = (256, 256, 112)
+    assert len(list(tiles(shape, Profile(inference=Inference(memory_gb=6))))) == 1 and not caplog.records
+    seen = [[side.stop - side.start for side in read] for read, _ in tiles(shape, Profile(inference=Inference(memory_gb=1)))]
+    assert len(seen) > 1 and max(np.prod(seen, axis=1)) * bytes_per_voxel(Network()) <= 1e9
+    assert "tiles see 1/" in caplog.text
+    with pytest.raises(DataError, match=r"memory_gb is 0.01; allowed for this volume: \d\.\d+ or more; or set inference.mode"):
+        list(tiles(shape, Profile(inference=Inference(memory_gb=0.01))))
 
 
 def test_outside_of_the_body_is_background():
