@@ -15,9 +15,9 @@ from covidlib.dataset import CLASSES, save_labels
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.network import build_network
-from covidlib.patches import Corner, box_of, crop, merge, windows
+from covidlib.patches import Corner, crop, merge, windows
 from covidlib.postprocessing import drop_specks
-from covidlib.preprocessing import Prepared, labels_on_grid
+from covidlib.preprocessing import Prepared, box_of, labels_on_grid
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 

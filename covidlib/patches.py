@@ -18,15 +18,6 @@ def crop(volume: np.ndarray, corner: Sequence[int], shape: Sequence[int], fill: 
     return out
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds everything true of a mask, as slices; of an empty mask an empty box."""
-    ends = []
-    for axis in range(mask.ndim):
-        there = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        ends.append(slice(int(there[0]), int(there[-1]) + 1) if there.size else slice(0, 0))
-    return tuple(ends)
-
-
 def random_corner(volume_shape: Sequence[int], shape: Sequence[int], rng: np.random.Generator) -> Corner:
     """A corner drawn uniformly among the places where the patch fits; centred on axes where the volume is smaller."""
     return tuple(int(rng.integers(0, n - s + 1)) if n >= s else (n - s) // 2 for n, s in zip(volume_shape, shape, strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covidlib.patches import box_of
+from covidlib.preprocessing import box_of
 from covidlib.profile import Inference
 
 INFECTION = 3

@@ -14,7 +14,6 @@ import numpy as np
 from covidlib.dataset import IMAGES, MASKS, Case, _path, load_case
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, whole_file
-from covidlib.patches import box_of
 from covidlib.profile import Preprocessing
 
 if TYPE_CHECKING:
@@ -232,6 +231,15 @@ def _likeliest(shares: np.ndarray) -> np.ndarray:
         np.copyto(winner, label, where=shares[label] > best)
         np.maximum(best, shares[label], out=best)
     return winner
+
+
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds everything true of a mask, as slices; of an empty mask an empty box."""
+    ends = []
+    for axis in range(mask.ndim):
+        there = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        ends.append(slice(int(there[0]), int(there[-1]) + 1) if there.size else slice(0, 0))
+    return tuple(ends)
 
 
 def _reached(weights: "csr_array") -> slice:

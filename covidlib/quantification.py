@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.patches import box_of
 from covidlib.postprocessing import lung_sides, pieces
+from covidlib.preprocessing import box_of
 from covidlib.runs import Run
 
 if TYPE_CHECKING:

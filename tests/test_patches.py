@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covidlib.patches import box_of, corner_around, crop, merge, random_corner, window_corners, windows
+from covidlib.patches import corner_around, crop, merge, random_corner, window_corners, windows
 
 
 def picture(text):
@@ -190,10 +190,3 @@ def test_crops_merged_are_the_volume(volume_shape, window, overlap):
     volume = numbered(volume_shape)
     parts = ((corner, values[..., None]) for corner, values in windows(volume, window, overlap, fill=-1))
     np.testing.assert_array_equal(merge(parts, volume_shape)[..., 0], volume)
-
-
-def test_the_box_of_a_mask():
-    mask = np.zeros((6, 5, 4), bool)
-    mask[2, 1, 3] = mask[4, 3, 0] = True
-    assert box_of(mask) == (slice(2, 5), slice(1, 4), slice(0, 4))
-    assert mask[box_of(mask)].sum() == 2 and mask[box_of(np.zeros_like(mask))].size == 0

@@ -11,6 +11,7 @@ from covidlib import preprocessing
 from covidlib.dataset import IMAGES, MASKS, load_case, make_case
 from covidlib.preprocessing import (
     Prepared,
+    box_of,
     labels_on_grid,
     prepare,
     prepare_cached,
@@ -293,3 +294,10 @@ def test_shortcuts_around_the_background_change_nothing(shape):
     )
     probabilities = doubtful / doubtful.sum(-1, keepdims=True)
     np.testing.assert_array_equal(labels_on_grid(probabilities, shape), resample(probabilities, shape, "linear").argmax(-1))
+
+
+def test_the_box_of_a_mask():
+    mask = np.zeros((6, 5, 4), bool)
+    mask[2, 1, 3] = mask[4, 3, 0] = True
+    assert box_of(mask) == (slice(2, 5), slice(1, 4), slice(0, 4))
+    assert mask[box_of(mask)].sum() == 2 and mask[box_of(np.zeros_like(mask))].size == 0
