@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from covidlib.postprocessing import drop_specks
 from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
-from covidlib.scan import find_scans, read_scan
+from covidlib.scan import Scan, find_scans, read_scan
 
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
@@ -81,12 +82,15 @@ class Predictor:
     def __call__(
         self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None, name: str | None = None
     ) -> Prediction:
-        """Mean probabilities of the networks, and labels on the scan's own grid; arguments and errors as `read_scan`."""
+        """Mean probabilities of the networks, and labels on the scan's own grid.
+
+        Arguments and errors as `read_scan`; or what `read_scan` gave.
+        """
         from tqdm import tqdm
 
         from covidlib.inference import predict_volume
 
-        scan = read_scan(source, spacing_mm, intensity, name)
+        scan = source if isinstance(source, Scan) else read_scan(source, spacing_mm, intensity, name)
         case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
         probabilities = np.float32(0)
         for model in tqdm(self.models, f"networks on {case.id}", disable=None, leave=False):
@@ -129,17 +133,27 @@ def predict_scans(
     made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity], *MODULES)
     _make(folder)
     failed, started = [], time.monotonic()
-    with _only_one(folder), logging_redirect_tqdm():
+    with _only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
         keys = {name: fingerprint([made_with, _stamp(path)])[:12] for name, path in scans.items()}
         todo = [name for name in scans if not _is_finished(folder, name, keys[name], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
-        predictor = Predictor(weights, memory_gb) if todo else None
+
+        def read(name: str) -> Future[Scan]:
+            return reader.submit(read_scan, scans[name], None, intensity, name)
+
+        if todo:
+            coming = read(todo[0])
+            import covidlib.inference  # noqa: F401  TensorFlow loads while the first scan is read
+
+            wait([coming])  # no thread may be reading while Predictor makes errors of warnings
+            predictor = Predictor(weights, memory_gb)
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
+            scan, coming = coming, read(todo[number]) if number < len(todo) else None  # the next, while this one is predicted
             try:
                 _forget(folder, name)
-                said = _predict_one(predictor, name, scans[name], folder, keys[name], intensity, probabilities)
+                said = _predict_one(predictor, name, scan.result(), folder, keys[name], probabilities)
                 problem = None
             except Exception as error:  # one bad scan must not stop the others
                 _forget(folder, name)
@@ -199,11 +213,9 @@ def _reason(name: str, error: Exception) -> str:
     return f"{name}: {kind}; an error of the program, or of the machine (disk, memory)"
 
 
-def _predict_one(
-    predictor: Predictor, name: str, path: Path, folder: Path, key: str, intensity: str | None, probabilities: bool
-) -> str:
+def _predict_one(predictor: Predictor, name: str, scan: Scan, folder: Path, key: str, probabilities: bool) -> str:
     """Predict a scan and write its files, the row of the table last; returns a line about it."""
-    result = predictor(path, intensity=intensity, name=name)
+    result = predictor(scan)
     said = f"{name}: {_sentence(result)}"
     save_labels(result.labels, result.case, folder / f"{name}_labels.nii.gz")
     _save_overlay(result, said, folder / f"{name}_overlay.png")
