@@ -12,6 +12,7 @@ from covidlib.files import read_json
 from covidlib.report import (
     costs_markdown,
     options_markdown,
+    recipes_markdown,
     scores_in_short,
     specks_markdown,
     stored_results,
@@ -75,6 +76,7 @@ def stage(run: Run) -> Path:
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
         "specks.md": specks_markdown(RESULTS / "specks.csv"),
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
+        "recipes.md": recipes_markdown([RESULTS / "surrogate_batch_norm", RESULTS / "surrogate"]),
         "options.md": options_markdown(RESULTS / "options.csv"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }

@@ -134,6 +134,31 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
     return f"{said}\n\n{_table(head, rows)}"
 
 
+def recipes_markdown(runs: Sequence[Path]) -> str:
+    """Stored runs side by side: the settings that differ, and means. "" where fewer than two are stored."""
+    import pandas as pd
+
+    from covidlib.metrics import headline
+
+    runs = [run for run in runs if (run / "scores.csv").is_file()]
+    if len(runs) < 2:
+        return ""
+    settings = [_dotted(read_json(run / "run.json")["profile"]) for run in runs]
+    differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
+    means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
+    columns = [f"`{run.name}`" for run in runs]
+    lines = [(f"`{key}`", *(one[key] for one in settings)) for key in differing]
+    lines += [(name, *(_three(mean[name]) for mean in means)) for name in means[0].index]
+    return _table(("", *columns), lines)
+
+
+def _dotted(given: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        flat |= _dotted(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return flat
+
+
 def options_markdown(table: Path) -> str:
     """What one change at a time did, from the file that bench/options.py writes."""
     import pandas as pd

@@ -13,6 +13,7 @@ from covidlib.report import (
     means_markdown,
     options_markdown,
     overfitting_markdown,
+    recipes_markdown,
     specks_markdown,
     stored_results,
     table_1_markdown,
@@ -88,6 +89,19 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
 def test_nothing_stored_is_said(tmp_path):
     assert "No run" in stored_results(tmp_path, tmp_path)
     assert "No option" in options_markdown(tmp_path / "options.csv")
+
+
+def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
+    for name, norm, shift in (("one", "batch", 0.0), ("other", "instance", 0.0625)):
+        write_json(tmp_path / name / "run.json", {"profile": {"seed": 0, "network": {"norm": norm, "filters": [4, 8]}}})
+        changed = scores.assign(dice=scores["dice"] + shift)
+        changed.to_csv(tmp_path / name / "scores.csv", index=False)
+    text = recipes_markdown([tmp_path / "one", tmp_path / "other"])
+    assert cells(text, "`network.norm`") == ["`network.norm`", "batch", "instance"]
+    assert "seed" not in text and "filters" not in text
+    _, before, after = cells(text, "infection Dice, all slices")
+    assert float(after) - float(before) == pytest.approx(0.0625, abs=1e-3)
+    assert recipes_markdown([tmp_path / "one", tmp_path / "none"]) == ""
 
 
 def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
