@@ -18,6 +18,7 @@ from covidlib.report import (
     stored_results,
     table_1_markdown,
     viewer_markdown,
+    windows_markdown,
 )
 from covidlib.runs import ROOT, Run
 
@@ -78,6 +79,7 @@ def stage(run: Run) -> Path:
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
         "recipes.md": recipes_markdown([RESULTS / "surrogate_batch_norm", RESULTS / "surrogate"]),
         "options.md": options_markdown(RESULTS / "options.csv"),
+        "windows.md": windows_markdown(RESULTS / "windows.csv"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():

@@ -214,6 +214,28 @@ def specks_markdown(table: Path) -> str:
     return _table(("pieces of infection dropped below", "mean infection Dice"), lines)
 
 
+def windows_markdown(table: Path) -> str:
+    """Volume against windows on the same networks and cases, from the file that bench/windows.py writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not table.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(table)
+    rows = rows[rows["case"] != NEARLY_EMPTY]
+    means = rows.groupby("mode")[["left_lung", "right_lung", "infection", "cpu_s"]].mean()
+    head = ("network sees", "left lung", "right lung", "infection", "CPU s a scan")
+    names = {"volume": "the whole volume", "windows": "half-overlapping windows"}
+    lines = ((names[mode], *map(_three, dice), f"{took:.1f}") for mode, *dice, took in means.itertuples(name=None))
+    each = rows.pivot(index="case", columns="mode", values="infection")
+    apart = (each["volume"] - each["windows"]).abs()
+    return (
+        f"Mean Dice over {len(each)} cases, each by the network that has not seen it:\n\n{_table(head, lines)}\n"
+        f"Case by case, infection differs by {apart.median():.3f} in the median and by {apart.max():.3f} at most.\n"
+    )
+
+
 def costs_markdown(file: Path, pictures: Path) -> str:
     """What every piece of work costs, ours beside the original's, and growth, from the file that bench/speed.py writes.
 

@@ -18,6 +18,7 @@ from covidlib.report import (
     stored_results,
     table_1_markdown,
     viewer_markdown,
+    windows_markdown,
 )
 from covidlib.runs import ROOT
 
@@ -112,6 +113,21 @@ def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
     assert cells(text, "0 mL") == ["0 mL", "0.625"] and cells(text, "1 mL") == ["1 mL", "0.500"]
     assert "| chosen by training cases: 0 mL for fold 0, 1 mL for fold 1 | 0.375 |" in text
     assert "Not measured" in specks_markdown(tmp_path / "none.csv")
+
+
+def test_volume_and_windows_are_compared_case_by_case(tmp_path):
+    cases = {"a": (0.5, 0.75), "b": (0.75, 0.25), NEARLY_EMPTY: (0.0, 1.0)}
+    rows = [
+        {"case": case, "mode": mode, "left_lung": 1.0, "right_lung": 0.5, "infection": dice, "cpu_s": took}
+        for case, pair in cases.items()
+        for mode, dice, took in zip(("volume", "windows"), pair, (1.0, 4.0), strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "windows.csv", index=False)
+    text = windows_markdown(tmp_path / "windows.csv")
+    assert cells(text, "the whole volume")[1:] == ["1.000", "0.500", "0.625", "1.0"]
+    assert cells(text, "half-overlapping windows")[3:] == ["0.500", "4.0"]
+    assert "over 2 cases" in text and "0.375 in the median and by 0.500 at most" in text
+    assert "Not measured" in windows_markdown(tmp_path / "none.csv")
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
