@@ -58,7 +58,8 @@ class Predictor:
     def __init__(self, weights: str | Path = SHIPPED, memory_gb: float | None = None):
         """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble.
 
-        `memory_gb` overrules the profile's: a volume that needs more is cut into tiles, with the same result.
+        `memory_gb` overrules the profile's: a volume that needs more is cut into tiles. With batch
+        normalization the result is the same, with instance normalization nearly: each tile is normalized by itself.
 
         Raises:
             DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.
