@@ -14,8 +14,7 @@ import pandas as pd
 from covidlib.files import whole_file
 from covidlib.inference import load_model, predict_volume
 from covidlib.metrics import score
-from covidlib.postprocessing import drop_specks
-from covidlib.preprocessing import labels_on_grid
+from covidlib.postprocessing import decide
 from covidlib.runs import ROOT, open_run
 
 TABLE = ROOT / "results" / "windows.csv"
@@ -38,7 +37,7 @@ def main() -> None:
                 begun = time.process_time()
                 probabilities = predict_volume(model, prepared, profile)
                 took = time.process_time() - begun
-                labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, profile.inference)
+                labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
                 left, right, infection = score(case.labels, labels)
                 dice = {"left_lung": left["dice"], "right_lung": right["dice"], "infection": infection["dice"]}
                 rows.append({"fold": fold.number, "case": case.id, "mode": mode, **dice, "cpu_s": took})

@@ -11,10 +11,10 @@ from covidlib.errors import DataError
 from covidlib.files import read_json
 from covidlib.report import (
     costs_markdown,
+    decisions_markdown,
     options_markdown,
     recipes_markdown,
     scores_in_short,
-    specks_markdown,
     stored_results,
     table_1_markdown,
     viewer_markdown,
@@ -75,7 +75,8 @@ def stage(run: Run) -> Path:
         "table1.md": table_1_markdown(_scores(run.folder)),
         "surrogate.md": stored_results(RESULTS / "surrogate", generated),
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
-        "specks.md": specks_markdown(RESULTS / "specks.csv"),
+        "infection_weight.md": decisions_markdown(RESULTS / "decisions.csv", "infection_weight"),
+        "specks.md": decisions_markdown(RESULTS / "decisions.csv", "smallest_infection_ml"),
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
         "recipes.md": recipes_markdown([RESULTS / "surrogate_batch_norm", RESULTS / "surrogate"]),
         "options.md": options_markdown(RESULTS / "options.csv"),

@@ -16,8 +16,8 @@ from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.network import build_network
 from covidlib.patches import Corner, crop, merge, windows
-from covidlib.postprocessing import drop_specks
-from covidlib.preprocessing import Prepared, box_of, labels_on_grid
+from covidlib.postprocessing import decide
+from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
@@ -73,8 +73,8 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
         probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
-        labels = labels_on_grid(probabilities, original.image.shape)
-        save_labels(drop_specks(labels, original.spacing_mm, run.profile.inference), original, made[case])
+        labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference)
+        save_labels(labels, original, made[case])
     write_json(folder / "predictions.json", key)
     return made
 

@@ -17,8 +17,8 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
-from covidlib.postprocessing import drop_specks
-from covidlib.preprocessing import labels_on_grid, prepare, resample, to_grey
+from covidlib.postprocessing import decide
+from covidlib.preprocessing import prepare, resample, to_grey
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.scan import Scan, find_scans, read_scan
@@ -96,7 +96,7 @@ class Predictor:
         probabilities = np.float32(0)
         for model in tqdm(self.models, f"networks on {case.id}", disable=None, leave=False):
             probabilities = probabilities + predict_volume(model, prepared, self.profile) / np.float32(len(self.models))
-        labels = drop_specks(labels_on_grid(probabilities, case.image.shape), case.spacing_mm, self.profile.inference)
+        labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
         return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)

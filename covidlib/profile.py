@@ -161,6 +161,7 @@ class Inference:
     overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
     memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more in one go are cut into tiles
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
+    infection_weight: float = _number(1.0, 0.1, 100)  # infection's probability counts as often when the likeliest class is taken
     smallest_lung_ml: float = _number(0.0, 0, 1000)  # smaller pieces of lung and infection together become background
     smallest_infection_ml: float = _number(0.0, 0, 1000)  # smaller pieces of infection become lung
 

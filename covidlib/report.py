@@ -192,8 +192,8 @@ def viewer_markdown(table: Path) -> str:
     )
 
 
-def specks_markdown(table: Path) -> str:
-    """Infection Dice by the size below which pieces are dropped, from the file that bench/specks.py writes."""
+def decisions_markdown(table: Path, setting: str) -> str:
+    """Infection Dice by the value of a setting of `inference`, from the file that bench/decisions.py writes."""
     import pandas as pd
 
     from covidlib.metrics import NEARLY_EMPTY
@@ -201,17 +201,15 @@ def specks_markdown(table: Path) -> str:
     if not table.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(table)
-    counted = rows[rows["case"] != NEARLY_EMPTY].set_index(["fold", "smallest_infection_ml"])["infection"].sort_index()
-    means = counted.groupby("smallest_infection_ml").mean()
+    rows = rows[(rows["setting"] == setting) & (rows["case"] != NEARLY_EMPTY)]
+    counted = rows.set_index(["fold", "value"])["infection"].sort_index()
+    means = counted.groupby("value").mean()
     folds = counted.index.unique("fold")
-    chosen = {fold: counted.drop(index=fold, level="fold").groupby("smallest_infection_ml").mean().idxmax() for fold in folds}
-    said = ", ".join(f"{size:g} mL for fold {fold}" for fold, size in chosen.items())
+    chosen = {fold: counted.drop(index=fold, level="fold").groupby("value").mean().idxmax() for fold in folds}
+    said = "chosen by training cases: " + ", ".join(f"{value:g} for fold {fold}" for fold, value in chosen.items())
     mean = counted[counted.index.isin(list(chosen.items()))].mean()
-    lines = [
-        *((f"{size:g} mL", _three(mean)) for size, mean in means.items()),
-        (f"chosen by training cases: {said}", _three(mean)),
-    ]
-    return _table(("pieces of infection dropped below", "mean infection Dice"), lines)
+    lines = [*((f"{value:g}", _three(mean)) for value, mean in means.items()), (f"{said}", _three(mean))]
+    return _table((f"`{setting}`", "mean infection Dice"), lines)
 
 
 def windows_markdown(table: Path) -> str:

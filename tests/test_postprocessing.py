@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covidlib.postprocessing import drop_specks, lung_sides
+from covidlib.postprocessing import decide, drop_specks, lung_sides
 from covidlib.profile import Inference
 
 CUBE_CM = (10, 10, 10)  # a voxel is a milliliter
@@ -37,6 +37,14 @@ def test_voxels_that_touch_at_a_corner_are_one_piece():
     assert (drop_specks(labels, CUBE_CM, Inference(smallest_infection_ml=2)) == labels).all()
     labels[1, 1, 1] = 0
     assert not drop_specks(labels, CUBE_CM, Inference(smallest_infection_ml=2)).any()
+
+
+def test_infection_is_taken_from_a_lower_probability_when_it_weighs_more():
+    """Infection with 0.3, 0.4 and 0.6: more than half of the rest from a weight of 2 on."""
+    share = np.array([0.3, 0.4, 0.6], np.float32).reshape(3, 1, 1)
+    probabilities = np.stack([0 * share, 1 - share, 0 * share, share], 3)
+    found = {w: decide(probabilities, (3, 1, 1), CUBE_CM, Inference(infection_weight=w)).ravel().tolist() for w in (1, 2, 3)}
+    assert found == {1: [1, 1, 3], 2: [1, 3, 3], 3: [3, 3, 3]}
 
 
 def test_an_infected_voxel_belongs_to_the_lung_that_is_nearest_in_mm():

@@ -10,11 +10,11 @@ from covidlib.files import write_json
 from covidlib.metrics import NEARLY_EMPTY
 from covidlib.report import (
     cases_markdown,
+    decisions_markdown,
     means_markdown,
     options_markdown,
     overfitting_markdown,
     recipes_markdown,
-    specks_markdown,
     stored_results,
     table_1_markdown,
     viewer_markdown,
@@ -105,14 +105,15 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
     assert recipes_markdown([tmp_path / "one", tmp_path / "none"]) == ""
 
 
-def test_the_size_of_specks_is_chosen_by_the_other_folds(tmp_path):
-    """Fold 0 alone would like 1 mL, fold 1 alone 0 mL: each gets what the other likes."""
-    table = {"fold": [0, 0, 1, 1], "case": ["a", "a", "b", "b"], "smallest_infection_ml": [0, 1, 0, 1]}
-    pd.DataFrame({**table, "infection": [0.5, 0.75, 0.75, 0.25]}).to_csv(tmp_path / "specks.csv", index=False)
-    text = specks_markdown(tmp_path / "specks.csv")
-    assert cells(text, "0 mL") == ["0 mL", "0.625"] and cells(text, "1 mL") == ["1 mL", "0.500"]
-    assert "| chosen by training cases: 0 mL for fold 0, 1 mL for fold 1 | 0.375 |" in text
-    assert "Not measured" in specks_markdown(tmp_path / "none.csv")
+def test_a_setting_is_chosen_by_the_other_folds(tmp_path):
+    """Fold 0 alone would like 1, fold 1 alone 0: each gets what the other likes."""
+    table = {"setting": "ml", "fold": [0, 0, 1, 1], "case": ["a", "a", "b", "b"], "value": [0, 1, 0, 1]}
+    rows = pd.DataFrame({**table, "infection": [0.5, 0.75, 0.75, 0.25]})
+    pd.concat([rows, rows.assign(setting="another", infection=1.0)]).to_csv(tmp_path / "decisions.csv", index=False)
+    text = decisions_markdown(tmp_path / "decisions.csv", "ml")
+    assert cells(text, "0") == ["0", "0.625"] and cells(text, "1") == ["1", "0.500"]
+    assert "| chosen by training cases: 0 for fold 0, 1 for fold 1 | 0.375 |" in text
+    assert "Not measured" in decisions_markdown(tmp_path / "none.csv", "ml")
 
 
 def test_volume_and_windows_are_compared_case_by_case(tmp_path):
