@@ -7,6 +7,7 @@ them before they are committed.
 import dataclasses
 import io
 import itertools
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from scipy import ndimage
 from covidlib import figures as F
 from covidlib.dataset import CLASSES, Case
 from covidlib.profile import load_profile
+from covidlib.runs import ROOT
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -401,13 +403,17 @@ DRAWN = {
 }
 
 
-def thumbnail(figure: plt.Figure) -> np.ndarray:
+def thumbnail(figure: plt.Figure, **saved) -> np.ndarray:
     """The figure as a reader sees it from afar, 120 pixels wide: letters become spots, so that a font's details do not count."""
+    page = io.BytesIO()
+    figure.savefig(page, format="png", **{"dpi": 140, **saved})
+    return from_afar(page)
+
+
+def from_afar(file: Path | io.BytesIO) -> np.ndarray:
     from PIL import Image
 
-    page = io.BytesIO()
-    figure.savefig(page, format="png", dpi=140)
-    image = Image.open(page).convert("RGB")
+    image = Image.open(file).convert("RGB")
     return np.asarray(image.resize((120, round(image.height * 120 / image.width)), Image.Resampling.BOX), int)
 
 
@@ -420,13 +426,22 @@ def outside(image: np.ndarray, other: np.ndarray) -> int:
 def looks_like(figure: plt.Figure, name: str) -> bool:
     from PIL import Image
 
-    drawn, expected = thumbnail(figure), np.asarray(Image.open(PICTURES / f"{name}.png"), int)
+    return alike(thumbnail(figure), np.asarray(Image.open(PICTURES / f"{name}.png"), int))
+
+
+def alike(drawn: np.ndarray, expected: np.ndarray) -> bool:
     return drawn.shape == expected.shape and max(outside(drawn, expected), outside(expected, drawn)) <= 75  # other hinting: 72
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_each_figure_looks_as_it_did(name: str) -> None:
     assert looks_like(DRAWN[name](), name), f"{name} has changed; see the head of this file"
+
+
+def test_the_readme_s_picture_is_what_its_command_draws() -> None:
+    command = ROOT / "book" / "figure1.py"
+    figure = runpy.run_path(str(command))["draw"]()
+    assert alike(thumbnail(figure, dpi=150, bbox_inches="tight"), from_afar(command.with_suffix(".png")))
 
 
 def test_a_visible_change_is_seen() -> None:
