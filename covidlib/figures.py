@@ -310,6 +310,7 @@ def histogram(*cases: Case, window_hu: tuple[float, float] = (-1250, 250)) -> Fi
 def class_balance(voxels: "pd.DataFrame") -> Figure:
     """From voxels of each case (index) and class (columns CLASSES): percent of the scan, and infected percent of the lung."""
     figure, axes = _figure(1, 2, 0.23 * len(voxels) + 1.2, sharey=True)
+    figure.get_layout_engine().set(wspace=0.08)  # or the last number of one axis touches the first of the other
     share = 100 * voxels.div(voxels.sum(axis=1), axis=0)
     share.plot.barh(stacked=True, ax=axes[0], color=["#DDDDDD", *COLORS], width=0.8, legend=False)
     (100 * voxels["infection"] / voxels[list(CLASSES[1:])].sum(axis=1)).plot.barh(ax=axes[1], color=COLORS[2], width=0.8)
@@ -401,7 +402,7 @@ def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: st
     for value, style in ((found["mean_difference"], "-"), (found["low"], "--"), (found["high"], "--")):
         axes[1].axhline(value, color=ORANGE, linestyle=style)
     title = f"mean {found['mean_difference']:+.4g}, limits {found['low']:.4g} to {found['high']:.4g}"
-    axes[1].set(xlabel=f"mean of both, {what}", ylabel="prediction − truth", title=title)
+    axes[1].set(xlabel=f"mean of both, {what}", ylabel=f"prediction − truth, {what}", title=title)
     for place in axes:
         place.grid()
     return figure
