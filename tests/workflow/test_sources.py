@@ -91,6 +91,7 @@ def test_it_ends_with_exercises_with_folded_solutions_a_summary_and_what_next(no
     assert "**What next:** {doc}`" in end
 
 
-def test_cells_are_of_a_few_lines(notebook):
+def test_cells_are_of_a_few_lines_none_wider_than_the_page(notebook):
     shown = [cell for cell in notebook.cells if cell.cell_type == "code" and "remove-input" not in cell.metadata.get("tags", [])]
     assert max(cell.source.count("\n") + 1 for cell in shown) <= 25
+    assert [line for cell in shown for line in cell.source.splitlines() if len(line) > 80] == []  # what a page shows unscrolled
