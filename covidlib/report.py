@@ -39,6 +39,10 @@ PICTURES = {  # file -> what to look for, caption
         "Loss over the epochs of every fold, on patches of training cases and of test cases",
     ),
 }
+GROWTH = (  # the same for the picture of the page of costs
+    "How does it grow? A straight line in {} is proportional; memory that stays flat does not depend on the number of scans.",
+    "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
+)
 
 
 def stored_results(folder: Path, pictures: Path) -> str:
@@ -94,7 +98,10 @@ def means_markdown(scores: "pd.DataFrame") -> str:
         (name, f"{row.value:.3f}", f"{row.counted:.0f}", f"{row['left out']:.0f}", COMPARED.get(name, ""))
         for name, row in headline(scores).iterrows()
     ]
-    note = f"`{NEARLY_EMPTY}` is left out of these means, but not of the last row; its own scores stand below."
+    note = (
+        f"`{NEARLY_EMPTY}` is left out of these means, but not of the last row; its own scores stand with those of every case "
+        "on the book's results page."
+    )
     return _table(("mean over cases", "here", "counted", "without a value", "published"), rows) + "\n" + note
 
 
@@ -249,8 +256,7 @@ def costs_markdown(file: Path, pictures: Path) -> str:
     grown = growth(rows)
     if any(len(points) > 1 for points in grown.values()):
         figures.growth_chart(grown).savefig(pictures / "growth.svg", bbox_inches="tight")
-        caption = "Wall time and peak memory against the size of one scan, and against the number of scans in one call"
-        parts.append(f"```{{figure}} _generated/growth.svg\n:alt: {caption}\n\n{caption}.\n```")
+        parts.append(_picture("growth.svg", *GROWTH))
     else:
         parts.append("Growth: not measured.")
     return "\n\n".join(part for part in parts if part) + "\n"
