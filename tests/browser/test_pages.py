@@ -20,6 +20,17 @@ HEADINGS = "[...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h
 WIDE = """[...document.querySelectorAll('.bd-article *')].filter(n => n.getBoundingClientRect().right > innerWidth + 1
     && !n.closest('.highlight, .cell_output, figure, .pst-scrollable-table-container, mjx-container'))
     .map(n => n.outerHTML.slice(0, 90))"""
+LEFTOVERS = """() => {
+    const walker = document.createTreeWalker(document.querySelector('.bd-article'), NodeFilter.SHOW_TEXT), found = [];
+    while (walker.nextNode()) {
+        const text = walker.currentNode.textContent;
+        if (!walker.currentNode.parentElement.closest('code, pre, script, style, mjx-container') &&
+            /`|\\*\\*|:::|\\]\\(|\\{\\{|\\{[a-z:]+\\}/.test(text)) found.push(text.trim());
+    }
+    return found;
+}"""
+HIDDEN = """[...document.querySelectorAll('.bd-article aside.margin')]
+    .filter(note => note.getBoundingClientRect().right > innerWidth).map(note => note.innerText)"""
 DARK = """[...document.querySelectorAll('.bd-article img')]
     .filter(img => getComputedStyle(img).filter.includes('invert') !== img.src.endsWith('.svg')).map(img => img.src)"""
 FAINT = """() => {
@@ -102,6 +113,24 @@ def visit(opened, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
     assert not opening.troubles, "\n".join(opening.troubles)
 
 
+def pictures(page) -> list[Path]:
+    found = page.evaluate("[...document.querySelectorAll('.bd-article img[src$=png]')].map(img => img.src)")
+    return [Path(unquote(urlsplit(address).path)) for address in found]
+
+
+def is_dark_at_its_corner(picture: Path) -> bool:
+    from PIL import Image
+
+    return max(Image.open(picture).convert("RGB").getpixel((0, 0))) < 60
+
+
+def test_search_finds_a_word_of_the_glossary_without_a_server(opened) -> None:
+    opening = opened(f"{(HTML / 'search.html').as_uri()}?q=Tversky", HTML.as_uri())
+    opening.page.locator("#search-results li a[href*='glossary']").first.wait_for()
+    opening.page.close()
+    assert not opening.troubles, "\n".join(opening.troubles)
+
+
 def test_page(visit) -> None:
     page = visit.page
     assert page.evaluate(WITHOUT_ALT) == []
@@ -109,10 +138,15 @@ def test_page(visit) -> None:
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), levels
     assert page.evaluate(FAINT) == []
+    assert page.evaluate(LEFTOVERS) == []  # of Markdown
+    assert [name for name in pictures(page) if not is_dark_at_its_corner(name)] == []  # scans are on black, charts are vectors
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(FAINT) == []
     assert page.evaluate(DARK) == []  # charts are turned dark, scans never
+    for width in (1280, 1100, 800):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(HIDDEN) == []
     page.set_viewport_size({"width": 400, "height": 900})
     assert page.evaluate(WIDE) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 400
