@@ -1,8 +1,8 @@
-"""From probabilities to labels: what the two numbers on that way are worth. Writes results/decisions.csv.
+"""From probabilities to labels: what the settings on that way are worth. Writes results/decisions.csv.
 
     python bench/decisions.py --profile surrogate --data DIR
 
-`inference.infection_weight` and `inference.smallest_infection_ml`, one changed at a time. A fold's training cases are the test
+`inference.infection_weight`, `smallest_infection_ml` and `two_lungs`, one changed at a time. A fold's training cases are the test
 cases of the other folds, whose networks had not seen them: their scores tell what a fold may choose; its own have no say.
 """
 
@@ -18,7 +18,11 @@ from covidlib.postprocessing import decide
 from covidlib.runs import ROOT, open_run
 
 TABLE = ROOT / "results" / "decisions.csv"
-TRIED = {"infection_weight": (1.0, 1.5, 2.0, 3.0, 4.0, 8.0), "smallest_infection_ml": (0.0, 0.1, 0.3, 1.0, 3.0)}
+TRIED = {
+    "infection_weight": (1.0, 1.5, 2.0, 3.0, 4.0, 8.0),
+    "smallest_infection_ml": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "two_lungs": (False, True),
+}
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
                 settings = replace(run.profile.inference, **{setting: value})
                 left, right, infection = score(case.labels, decide(probabilities, case.image.shape, case.spacing_mm, settings))
                 dice = {"left_lung": left["dice"], "right_lung": right["dice"], "infection": infection["dice"]}
-                rows.append({"setting": setting, "value": value, "fold": fold.number, "case": case.id, **dice})
+                rows.append({"setting": setting, "value": float(value), "fold": fold.number, "case": case.id, **dice})
     with whole_file(TABLE) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
 

@@ -76,6 +76,7 @@ def stage(run: Run) -> Path:
         "surrogate.md": stored_results(RESULTS / "surrogate", generated),
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
         "infection_weight.md": decisions_markdown(RESULTS / "decisions.csv", "infection_weight"),
+        "two_lungs.md": decisions_markdown(RESULTS / "decisions.csv", "two_lungs"),
         "specks.md": decisions_markdown(RESULTS / "decisions.csv", "smallest_infection_ml"),
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
         "recipes.md": recipes_markdown([RESULTS / "surrogate_batch_norm", RESULTS / "surrogate"]),

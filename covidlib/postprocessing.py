@@ -7,7 +7,7 @@ import numpy as np
 from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
-INFECTION = 3
+LUNGS, INFECTION = (1, 2), 3
 
 
 def decide(
@@ -35,8 +35,9 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
     Args:
         labels: (x, y, z) uint8 0-3.
         spacing_mm: size of a voxel along x, y, z.
-        settings: a piece of lung and infection together below `smallest_lung_ml` becomes background; then a piece of infection
-            below `smallest_infection_ml` becomes the nearest lung. 0: none does.
+        settings: pieces of lung and infection together become background below `smallest_lung_ml`, and with `two_lungs` all but
+            the one with most of the left and the one with most of the right lung (which may be the same); then pieces of
+            infection below `smallest_infection_ml` become the nearest lung.
 
     Returns:
         new labels of the same shape.
@@ -45,6 +46,8 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
     inside = labels[box_of(labels > 0)]  # a view
     if settings.smallest_lung_ml:
         inside[_small(inside > 0, settings.smallest_lung_ml / ml)] = 0
+    if settings.two_lungs:
+        inside[~_with_most_lung(inside)] = 0
     if settings.smallest_infection_ml:
         specks = _small(inside == INFECTION, settings.smallest_infection_ml / ml)
         inside[specks] = lung_sides(inside, spacing_mm)[specks]
@@ -74,6 +77,16 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     numbered, count = label(mask, np.ones((3, 3, 3)))
     return numbered, np.bincount(numbered.ravel(), minlength=count + 1)
+
+
+def _with_most_lung(labels: np.ndarray) -> np.ndarray:
+    """The connected piece of labels (x, y, z) that holds most of the left lung, and the one that holds most of the right."""
+    numbered, sizes = pieces(labels > 0)
+    chosen = np.zeros(len(sizes), bool)
+    for side in LUNGS:
+        voxels = np.bincount(numbered[labels == side], minlength=1)
+        chosen[voxels.argmax()] = voxels.any()
+    return chosen[numbered]
 
 
 def _small(mask: np.ndarray, voxels: float) -> np.ndarray:

@@ -162,6 +162,7 @@ class Inference:
     memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more in one go are cut into tiles
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
     infection_weight: float = _number(1.0, 0.1, 100)  # infection's probability counts as often when the likeliest class is taken
+    two_lungs: bool = False  # of all connected pieces, only those with most of the left and of the right lung stay
     smallest_lung_ml: float = _number(0.0, 0, 1000)  # smaller pieces of lung and infection together become background
     smallest_infection_ml: float = _number(0.0, 0, 1000)  # smaller pieces of infection become lung
 

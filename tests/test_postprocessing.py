@@ -39,6 +39,15 @@ def test_voxels_that_touch_at_a_corner_are_one_piece():
     assert not drop_specks(labels, CUBE_CM, Inference(smallest_infection_ml=2)).any()
 
 
+def test_only_the_pieces_with_most_of_each_lung_stay():
+    """Left lung 3 voxels with infection at its end; 2 voxels of left lung elsewhere; right lung 1 voxel; infection alone."""
+    given, left = "1 1 1 3 . 1 1 . 2 . 3", "1 1 1 3 . . . . 2 . ."
+    np.testing.assert_array_equal(drop_specks(row(given), CUBE_CM, Inference(two_lungs=True)), row(left))
+    one = "1 1 2 2 . 2"  # both lungs in one piece
+    np.testing.assert_array_equal(drop_specks(row(one), CUBE_CM, Inference(two_lungs=True)), row("1 1 2 2 . ."))
+    assert not drop_specks(row("3 3 . 3"), CUBE_CM, Inference(two_lungs=True)).any()
+
+
 def test_infection_is_taken_from_a_lower_probability_when_it_weighs_more():
     """Infection with 0.3, 0.4 and 0.6: more than half of the rest from a weight of 2 on."""
     share = np.array([0.3, 0.4, 0.6], np.float32).reshape(3, 1, 1)
