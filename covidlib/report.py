@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
+from covidlib.profile import profile_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,7 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
     runs = [run for run in runs if (run / "scores.csv").is_file()]
     if len(runs) < 2:
         return ""
-    settings = [_dotted(read_json(run / "run.json")["profile"]) for run in runs]
+    settings = [_dotted(profile_from(read_json(run / "run.json")["profile"]).as_dict()) for run in runs]  # what is missing: defaults
     differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
     means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
     columns = [f"`{run.name}`" for run in runs]
