@@ -143,7 +143,7 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
 
 
 def recipes_markdown(runs: Sequence[Path]) -> str:
-    """Stored runs side by side: the settings that differ, and means. "" where fewer than two are stored."""
+    """Stored runs side by side: the settings that differ (of those not named, the defaults), and means. "" for fewer than two."""
     import pandas as pd
 
     from covidlib.metrics import headline
@@ -151,7 +151,7 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
     runs = [run for run in runs if (run / "scores.csv").is_file()]
     if len(runs) < 2:
         return ""
-    settings = [_dotted(profile_from(read_json(run / "run.json")["profile"]).as_dict()) for run in runs]  # what is missing: defaults
+    settings = [_dotted(profile_from(read_json(run / "run.json")["profile"]).as_dict()) for run in runs]
     differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
     means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
     columns = [f"`{run.name}`" for run in runs]
