@@ -44,10 +44,12 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
     """
     ml, labels = float(np.prod(spacing_mm)) / 1000, labels.copy()
     inside = labels[box_of(labels > 0)]  # a view
-    if settings.smallest_lung_ml:
-        inside[_small(inside > 0, settings.smallest_lung_ml / ml)] = 0
-    if settings.two_lungs:
-        inside[~_with_most_lung(inside)] = 0
+    if settings.smallest_lung_ml or settings.two_lungs:
+        numbered, sizes = pieces(inside > 0)
+        stays = sizes >= settings.smallest_lung_ml / ml
+        if settings.two_lungs:
+            stays = _with_most_lung(inside, numbered, stays)
+        inside[~stays[numbered]] = 0
     if settings.smallest_infection_ml:
         specks = _small(inside == INFECTION, settings.smallest_infection_ml / ml)
         inside[specks] = lung_sides(inside, spacing_mm)[specks]
@@ -79,14 +81,13 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbered, np.bincount(numbered.ravel(), minlength=count + 1)
 
 
-def _with_most_lung(labels: np.ndarray) -> np.ndarray:
-    """The connected piece of labels (x, y, z) that holds most of the left lung, and the one that holds most of the right."""
-    numbered, sizes = pieces(labels > 0)
-    chosen = np.zeros(len(sizes), bool)
+def _with_most_lung(labels: np.ndarray, numbered: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Of the allowed pieces (a truth value a number) the one with most of the left lung, and the one with most of the right."""
+    chosen = np.zeros_like(allowed)
     for side in LUNGS:
-        voxels = np.bincount(numbered[labels == side], minlength=1)
-        chosen[voxels.argmax()] = voxels.any()
-    return chosen[numbered]
+        voxels = np.bincount(numbered[labels == side], minlength=len(allowed)) * allowed
+        chosen[voxels.argmax()] |= voxels.any()
+    return chosen
 
 
 def _small(mask: np.ndarray, voxels: float) -> np.ndarray:

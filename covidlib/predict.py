@@ -142,6 +142,7 @@ def predict_scans(
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
 
         def read(name: str) -> Future[Scan]:
+            """The scan to come, read aside."""
             return reader.submit(read_scan, scans[name], None, intensity, name)
 
         if todo:
