@@ -5,44 +5,33 @@
 Every test case of a trained run, by the network that has not seen it, with the same weights both times. Nothing is chosen by it.
 """
 
-import argparse
 import time
 from dataclasses import replace
 
-import pandas as pd
+from unseen import dice, trained_run, unseen_cases, write_table
 
-from covidlib.files import whole_file
-from covidlib.inference import load_model, predict_volume
-from covidlib.metrics import score
+from covidlib.inference import predict_volume
 from covidlib.postprocessing import decide
-from covidlib.runs import ROOT, open_run
+from covidlib.runs import ROOT
 
 TABLE = ROOT / "results" / "windows.csv"
 
 
 def main() -> None:
     """Predict and score every test case in both modes; a first volume, which builds the graph, is not counted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
-    given = parser.parse_args()
-    run = open_run(given.profile, given.data)
+    run, rows, warm = trained_run(__doc__), [], None
     profiles = {mode: replace(run.profile, inference=replace(run.profile.inference, mode=mode)) for mode in ("volume", "windows")}
-    rows = []
-    for fold in run.folds:
-        model = load_model(run, fold.number)
-        predict_volume(model, run.prepared(fold.test[:1])[0], run.profile)
-        for case, prepared in zip(map(run.case, fold.test), run.prepared(fold.test), strict=True):
-            for mode, profile in profiles.items():
-                begun = time.process_time()
-                probabilities = predict_volume(model, prepared, profile)
-                took = time.process_time() - begun
-                labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
-                left, right, infection = score(case.labels, labels)
-                dice = {"left_lung": left["dice"], "right_lung": right["dice"], "infection": infection["dice"]}
-                rows.append({"fold": fold.number, "case": case.id, "mode": mode, **dice, "cpu_s": took})
-    with whole_file(TABLE) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
+    for fold, model, case, prepared in unseen_cases(run):
+        if model is not warm:
+            predict_volume(model, prepared, run.profile)
+            warm = model
+        for mode, profile in profiles.items():
+            begun = time.process_time()
+            probabilities = predict_volume(model, prepared, profile)
+            took = time.process_time() - begun
+            labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
+            rows.append({"fold": fold, "case": case.id, "mode": mode, **dice(case.labels, labels), "cpu_s": took})
+    write_table(rows, TABLE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""What bench/decisions.py and bench/windows.py share: every test case of a trained run, with the network that has not seen it."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from covidlib.dataset import Case
+from covidlib.files import whole_file
+from covidlib.inference import load_model
+from covidlib.metrics import score
+from covidlib.preprocessing import Prepared
+from covidlib.runs import Run, open_run
+
+
+def trained_run(about: str | None) -> Run:
+    """The run that the command line names."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--profile", default="surrogate")
+    given = parser.parse_args()
+    return open_run(given.profile, given.data)
+
+
+def unseen_cases(run: Run) -> Iterator[tuple[int, Any, Case, Prepared]]:
+    """Fold, its network, and each of its test cases as stored and prepared."""
+    for fold in run.folds:
+        model = load_model(run, fold.number)
+        for case, prepared in zip(map(run.case, fold.test), run.prepared(fold.test), strict=True):
+            yield fold.number, model, case, prepared
+
+
+def dice(truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Dice of each class, by the names of the tables' columns."""
+    return {row["class"].replace(" ", "_"): row["dice"] for row in score(truth, labels)}
+
+
+def write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows as CSV, whole or not at all."""
+    with whole_file(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
