@@ -5,6 +5,7 @@ import sys
 from covidlib.dataset import IMAGES, MASKS
 from covidlib.profile import PROFILES, load_profile
 from covidlib.runs import ROOT
+from covidlib.workflow import training_threads
 
 name, data, out = (str(config.get(key) or default) for key, default in (("profile", "demo"), ("data", ""), ("out", "")))
 settings = load_profile(name)
@@ -66,8 +67,8 @@ rule augmentation:
 rule training:
     input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING)
     output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
-    threads: workflow.cores
-    shell: f"{COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
+    threads: training_threads(settings, workflow.cores)
+    shell: f"TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
 
 
 rule evaluation:

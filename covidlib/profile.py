@@ -143,6 +143,7 @@ class Training:
     validation_batches: int = _number(16, 0, 10000)
     learning_rate: float = _number(1e-3, 1e-8, 10)
     schedule: str = _choice("plateau", "cosine", "polynomial")
+    cycle_epochs: int = _number(0, 0, 100000)  # above 0: cosine and polynomial begin anew after so many epochs, and with them Adam
     plateau_patience: int = _number(15, 1, 100000)
     plateau_factor: float = _number(0.1, 1e-3, 1)
     plateau_delta: float = _number(1e-4, 0, 1)
@@ -195,6 +196,13 @@ class Profile:
                 raise DataError(
                     f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
                 )
+        training, cycle = self.training, self.training.cycle_epochs
+        simple = training.schedule != "plateau" and training.weights == "last" and not training.average_momentum
+        if cycle and not (simple and training.epochs % cycle == 0):
+            raise DataError(
+                f"profile {self.name}: training.cycle_epochs is {cycle}; allowed: 0, or a part of training.epochs "
+                f"({training.epochs}) with schedule cosine or polynomial, weights last and average_momentum 0"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""

@@ -5,6 +5,7 @@ runs/<profile>/prepared/<case>.npz
                scores.csv  manifest.json  tables/  figures/  notebooks/ (executed)
 """
 
+import math
 import os
 import platform
 import shutil
@@ -162,8 +163,12 @@ def machine() -> str:
     if info.is_file():
         models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0] if models else name
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
-    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB memory"
+    return f"{name}, {os.cpu_count()} cores, {memory() / 2**30:.0f} GiB memory"
+
+
+def memory() -> float:
+    """Bytes of this machine's memory; not a number where the system does not say."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else math.nan
 
 
 def versions() -> dict[str, str]:

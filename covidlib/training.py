@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras import ops
 
 from covidlib.batches import Batches
 from covidlib.errors import DataError
@@ -29,7 +30,7 @@ def train_fold(
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
-    fold_<k>.previous and training begins anew.
+    fold_<k>.previous and training begins anew. A finished fold of fewer cycles (`training.cycle_epochs`) goes on from its weights.
 
     Args:
         run: the run.
@@ -42,8 +43,8 @@ def train_fold(
     """
     folder = run.fold_folder(number)
     key = _key(run, number)
-    state = _state(folder, key)
-    if state.get("done"):
+    state = _state(folder, key, run.profile.training)
+    if _complete(state, run.profile.training):
         return state["history"]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
@@ -89,7 +90,7 @@ def fit(
     settings = profile.training
     keeper = Keeper(folder, settings, key, on_epoch)
     begun = keeper.load(model)
-    if keeper.state["done"]:
+    if _complete(keeper.state, settings):
         return keeper.state["history"]
     watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
     if not keeper.finished:
@@ -107,10 +108,14 @@ def fit(
 
 
 def next_rate(epoch: int, state: dict[str, Any], settings: Training) -> float:
-    """Learning rate of an epoch (counted from 0): as the plateau rule left it, or by the cosine or polynomial schedule."""
+    """Learning rate of an epoch (counted from 0): as the plateau rule left it, or by the cosine or polynomial schedule.
+
+    These two begin anew with every cycle (SGDR, Loshchilov and Hutter 2017).
+    """
     if settings.schedule == "plateau":
         return float(state["rate"])
-    share = epoch / settings.epochs
+    cycle = settings.cycle_epochs or settings.epochs
+    share = epoch % cycle / cycle
     shape = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else (1 - share) ** 0.9
     return max(settings.learning_rate_floor, settings.learning_rate * shape)
 
@@ -157,8 +162,11 @@ class Keeper(keras.callbacks.Callback):
         return len(self.state["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the learning rate."""
+        """Set the learning rate; with a new cycle, forget Adam's means, so that it begins as from a finished fold's weights."""
         self.started = time.monotonic()
+        if self.settings.cycle_epochs and epoch and epoch % self.settings.cycle_epochs == 0:
+            for variable in self.model.optimizer.variables:
+                variable.assign(ops.zeros_like(variable))
         self.model.optimizer.learning_rate = next_rate(epoch, self.state, self.settings)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -210,6 +218,8 @@ def _key(run: Run, number: int) -> str:
     settings = run.profile.as_dict()
     fold = run.folds[number]
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
+    if run.profile.training.cycle_epochs:
+        del made_by["training"]["epochs"]  # a cycle is what it is, however many come after it
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
     return fingerprint([made_by, fold.train, fold.test, volumes], *CODE)
 
@@ -219,9 +229,13 @@ def _content(run: Run, case: str) -> str:
     return kept_text(run.folder / "prepared" / f"{case}.npz", "content")
 
 
-def _state(folder: Path, key: str) -> dict[str, Any]:
+def _complete(state: dict[str, Any], settings: Training) -> bool:
+    return bool(state.get("done")) and (state["stop"] or len(state["history"]) >= settings.epochs)
+
+
+def _state(folder: Path, key: str, settings: Training) -> dict[str, Any]:
     state = read_json(folder / "checkpoint.json") or {}
-    if state and state["key"] != key:
+    if state and (state["key"] != key or len(state["history"]) > settings.epochs):
         aside = folder.with_name(f"{folder.name}.previous")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 
 from covidlib.book import BUILT_FROM
 from covidlib.errors import DataError
-from covidlib.runs import ROOT
+from covidlib.profile import Profile
+from covidlib.runs import ROOT, memory
 
 NOTEBOOKS = ROOT / "notebooks"
 MARK = "covidlib: "  # lines of a job that the terminal is to show
@@ -146,6 +148,24 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     with _only_one(folder):
         _watch(command, folder / "snakemake.log")
     return folder
+
+
+def training_threads(profile: Profile, cores: int, memory_gb: float | None = None) -> int:
+    """Threads for one training, so that as many folds train at once as cores and memory hold.
+
+    Two trainings of one thread each make a quarter more steps than one of two threads: a small network leaves threads waiting for
+    each other. A training needs about 1.7 GB and sixteen maps of its finest level (measured: surrogate 2.0 GB, paper 10 GB).
+
+    Args:
+        cores: to share among the trainings.
+        memory_gb: of which four fifths may be used; None: the machine's.
+    """
+    width = 2 if profile.network.precision == "mixed_bfloat16" else 4
+    voxels = math.prod(profile.patches.shape_vox) * profile.patches.batch_size
+    needed = 1.7 + 16 * voxels * profile.network.filters[0] * width / 1e9
+    there = memory_gb or memory() / 1e9
+    at_once = int(0.8 * there / needed) if math.isfinite(there) else 1
+    return -(-cores // max(1, min(at_once, cores, profile.folds.number)))
 
 
 class _Relay:

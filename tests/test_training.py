@@ -71,10 +71,11 @@ def test_other_schedules_do_not_lower_the_rate_on_a_plateau(schedule):
 
 def test_next_rate_by_hand():
     assert next_rate(7, {"rate": 0.25}, Training()) == 0.25
-    cosine = Training(schedule="cosine", epochs=4, learning_rate=1.0, learning_rate_floor=0.1)
+    cosine = Training(schedule="cosine", epochs=4, learning_rate=1.0, learning_rate_floor=0.2)
     half = 0.5 + 0.25 * math.sqrt(2)  # (1 + cos 45 degrees) / 2
-    assert [next_rate(epoch, {}, cosine) for epoch in range(4)] == pytest.approx([1, half, 0.5, 1 - half])
-    assert next_rate(4, {}, cosine) == 0.1
+    assert [next_rate(epoch, {}, cosine) for epoch in range(4)] == pytest.approx([1, half, 0.5, 0.2])  # 1 - half would be lower
+    again = Training(schedule="cosine", epochs=4, cycle_epochs=2, learning_rate=1.0)
+    assert [next_rate(epoch, {}, again) for epoch in range(4)] == pytest.approx([1, 0.5, 1, 0.5])
     polynomial = Training(schedule="polynomial", epochs=4, learning_rate=1.0)
     assert [next_rate(epoch, {}, polynomial) for epoch in (0, 2)] == pytest.approx([1, 0.5**0.9])
 
@@ -229,6 +230,33 @@ def test_a_trained_fold_leaves_weights_history_and_what_it_took(trained_run):
     written = read_json(folder / "fold.json")
     assert written["epochs"] == 3 and written["minutes"] > 0 and written["test"] == list(trained_run.folds[0].test)
     assert written["versions"]["keras"] == keras.__version__ and "cores" in written["machine"]
+
+
+CYCLES = {"training.schedule": "cosine", "training.weights": "last", "training.cycle_epochs": 2}
+
+
+def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tmp_path, tiny_volumes, tiny_profile):
+    once, twice = (tiny_profile({**CYCLES, "training.epochs": epochs}) for epochs in (2, 4))
+    unbroken = tiny_fit(tiny_volumes, twice, tmp_path / "unbroken")
+    half = tiny_fit(tiny_volumes, once, tmp_path / "broken")
+    whole = tiny_fit(tiny_volumes, twice, tmp_path / "broken")
+    assert half[0] == unbroken[0][:2] and whole[0] == unbroken[0]
+    for ours, theirs in zip(whole[1], unbroken[1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, monkeypatch, tiny_yaml, tiny_folder):
+    def run(epochs):
+        return open_run(tiny_yaml, tiny_folder, tmp_path, {**CYCLES, "training.epochs": epochs, "training.batches_per_epoch": 1})
+
+    assert len(train_fold(run(2), 0)) == 2
+    assert len(train_fold(run(4), 0)) == 4
+    assert not (tmp_path / "fold_0.previous").exists()
+    monkeypatch.setattr(training, "fit", no_fit)
+    assert len(train_fold(run(4), 0)) == 4
+    with pytest.raises(AssertionError, match="trained again"):
+        train_fold(run(2), 0)
+    assert (tmp_path / "fold_0.previous").exists()
 
 
 def no_fit(*arguments, **options):

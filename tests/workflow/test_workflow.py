@@ -12,6 +12,7 @@ import pytest
 
 from covidlib import workflow
 from covidlib.errors import DataError
+from covidlib.profile import load_profile
 from covidlib.runs import ROOT
 
 FOLDS = "0,4"
@@ -73,6 +74,15 @@ def test_injected_cell_has_the_fold(copy):
     notebook = nbformat.read(copy / "runs/tiny/notebooks/04_training_fold_4.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     assert "fold = 4" in cell.source
+
+
+def test_as_many_trainings_at_once_as_memory_holds():
+    small, paper = load_profile("surrogate"), load_profile("paper")
+    assert workflow.training_threads(small, 2, 24) == 1  # 2.0 GB each: two at once, a thread each
+    assert workflow.training_threads(small, 2, 4) == 2
+    assert workflow.training_threads(small, 16, 24) == 4  # four at once; five would be three threads each, and nine fit
+    assert workflow.training_threads(paper, 2, 24) == 2  # 10 GB each: one after another
+    assert workflow.training_threads(paper, 2, 26) == 1
 
 
 def test_nothing_to_do_a_second_time(copy):
