@@ -19,9 +19,20 @@ from covidlib.runs import ROOT, Run, data_name, machine, open_run
 
 TABLE = ROOT / "results" / "options.csv"
 FOLD, JUDGED_BY = 2, 0  # the fold whose test cases stay unseen; the group that the options are judged by
-STEPS: dict[str, Any] = {"training.epochs": 3, "training.batches_per_epoch": 100, "training.validation_batches": 0}
+STEPS: dict[str, Any] = {
+    "training.epochs": 3, "training.cycle_epochs": 0, "training.batches_per_epoch": 100, "training.validation_batches": 0,
+}  # fmt: skip
+FINER = {
+    "preprocessing.spacing_mm": [2.0, 2.0, 2.7],
+    "patches.shape_vox": [160, 128, 16],
+    "inference.window_shape_vox": [160, 128, 16],
+}
+FINER_AT_ONCE = {**FINER, "inference.mode": "volume"}  # as the profile was when its first rows were measured
 OPTIONS: dict[str, dict[str, Any]] = {
     "the profile as it is": {},
+    "whole volume at once": {"inference.mode": "volume"},
+    "finer grid": FINER,
+    "finer grid, half the steps": {**FINER, "training.batches_per_epoch": 50},
     "learning rate 0.001": {"training.learning_rate": 0.001},
     "polynomial schedule": {"training.schedule": "polynomial"},
     "constant rate (plateau rule)": {"training.schedule": "plateau"},
@@ -32,9 +43,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
     "fixed mean and deviation of grey": {"preprocessing.z_score": "fixed"},
     "batch normalization": {"network.norm": "batch"},
-    "batch normalization, fixed mean and deviation": {"network.norm": "batch", "preprocessing.z_score": "fixed"},
-    "batch normalization, fixed mean and deviation, running mean of the weights": {
-        "network.norm": "batch", "preprocessing.z_score": "fixed", "training.average_momentum": 0.99,
+    "finer grid, whole volume": FINER_AT_ONCE,
+    "the same, fixed mean and deviation of grey": {**FINER_AT_ONCE, "preprocessing.z_score": "fixed"},
+    "the same, batch normalization": {**FINER_AT_ONCE, "network.norm": "batch"},
+    "the same, batch normalization, fixed mean and deviation": {
+        **FINER_AT_ONCE, "network.norm": "batch", "preprocessing.z_score": "fixed",
+    },
+    "the same, batch normalization, fixed mean and deviation, running mean of the weights": {
+        **FINER_AT_ONCE, "network.norm": "batch", "preprocessing.z_score": "fixed", "training.average_momentum": 0.99,
     },
     "running mean of the weights": {"training.average_momentum": 0.99},
     "soft counts per sample": {"loss.counts": "sample"},
@@ -43,7 +59,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "paper's patch shape, a quarter": {"patches.shape_vox": [96, 96, 32], "inference.window_shape_vox": [96, 96, 32]},
     "twice the filters": {"network.filters": [32, 64, 96, 192, 256]},
     "mirror images averaged at test time": {"inference.mirror_axes": "x"},
-    "overlapping windows": {"inference.mode": "windows"},
 }
 
 

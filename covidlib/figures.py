@@ -242,7 +242,7 @@ def loss_course(histories: "Mapping[int, pd.DataFrame]") -> Figure:
             epochs, mean, low, high = _smooth(np.concatenate(found))
             axes.plot(epochs, mean, style, color=color, linewidth=2.5, label=name)
             axes.fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
-    title = f"thin: {len(histories)} folds; thick: their regression, with its 95 % band"
+    title = "thin: each fold; thick: the regression over all, with its 95 % band"
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=title)
     axes.legend(frameon=False)

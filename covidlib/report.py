@@ -176,13 +176,14 @@ def options_markdown(table: Path) -> str:
     rows = pd.read_csv(table, keep_default_na=False)
     first = rows.iloc[0]
     said = (
-        f"Mean Dice over {first.judged_by.replace(' ', ', ')} after {first.steps} steps on {len(first.trained_on.split())} other "
-        f"cases. Data: {first.data}; seed {first.seed}; {first.machine}."
+        f"Mean Dice over {first.judged_by.replace(' ', ', ')} after training on {len(first.trained_on.split())} other cases. "
+        f"Data: {first.data}; seed {first.seed}; {first.machine}."
     )
-    columns = ("option", "changed", "dice_left_lung", "dice_right_lung", "dice_infection", "training_loss", "cpu_minutes")
-    head = ("option", "changed", "left lung", "right lung", "infection", "training loss", "CPU minutes")
-    cells = rows[list(columns)].itertuples(index=False, name=None)
-    return said + "\n\n" + _table(head, ((name, f"`{changed}`" if changed else "", *rest) for name, changed, *rest in cells))
+    shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
+    rows[shares] = rows[shares].map(_three)
+    rows["changed"] = [f"`{changed}`" if changed else "" for changed in rows["changed"]]
+    head = ("option", "changed", "left lung", "right lung", "infection", "training loss", "steps", "CPU minutes")
+    return said + "\n\n" + _table(head, rows[["option", "changed", *shares, "steps", "cpu_minutes"]].itertuples(index=False))
 
 
 def viewer_markdown(table: Path) -> str:
