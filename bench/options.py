@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from covidlib.dataset import MA_GROUPS, Fold
-from covidlib.files import whole_file
+from covidlib.files import fingerprint, whole_file
 from covidlib.runs import ROOT, Run, data_name, machine, open_run
 
 TABLE = ROOT / "results" / "options.csv"
@@ -27,10 +27,13 @@ FINER = {
     "patches.shape_vox": [160, 128, 16],
     "inference.window_shape_vox": [160, 128, 16],
 }
-FINER_AT_ONCE = {**FINER, "inference.mode": "volume"}  # as the profile was when its first rows were measured
 OPTIONS: dict[str, dict[str, Any]] = {
     "the profile as it is": {},
     "whole volume at once": {"inference.mode": "volume"},
+    "windows half as high": {"inference.window_shape_vox": [128, 96, 12]},
+    "windows of whole slices": {"inference.window_shape_vox": [160, 144, 12]},
+    "smaller windows": {"inference.window_shape_vox": [96, 96, 24]},
+    "no mirror images at test time": {"inference.mirror_axes": "none"},
     "finer grid": FINER,
     "finer grid, half the steps": {**FINER, "training.batches_per_epoch": 50},
     "learning rate 0.001": {"training.learning_rate": 0.001},
@@ -43,22 +46,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
     "fixed mean and deviation of grey": {"preprocessing.z_score": "fixed"},
     "batch normalization": {"network.norm": "batch"},
-    "finer grid, whole volume": FINER_AT_ONCE,
-    "the same, fixed mean and deviation of grey": {**FINER_AT_ONCE, "preprocessing.z_score": "fixed"},
-    "the same, batch normalization": {**FINER_AT_ONCE, "network.norm": "batch"},
-    "the same, batch normalization, fixed mean and deviation": {
-        **FINER_AT_ONCE, "network.norm": "batch", "preprocessing.z_score": "fixed",
-    },
-    "the same, batch normalization, fixed mean and deviation, running mean of the weights": {
-        **FINER_AT_ONCE, "network.norm": "batch", "preprocessing.z_score": "fixed", "training.average_momentum": 0.99,
-    },
+    "batch normalization, fixed mean and deviation": {"network.norm": "batch", "preprocessing.z_score": "fixed"},
     "running mean of the weights": {"training.average_momentum": 0.99},
     "soft counts per sample": {"loss.counts": "sample"},
     "Tversky 0.3 / 0.7": {"loss.alpha": 0.7, "loss.beta": 0.3},
     "each volume's own grey window": {"preprocessing.grey": "volume", "preprocessing.z_score": "volume"},
     "paper's patch shape, a quarter": {"patches.shape_vox": [96, 96, 32], "inference.window_shape_vox": [96, 96, 32]},
     "twice the filters": {"network.filters": [32, 64, 96, 192, 256]},
-    "mirror images averaged at test time": {"inference.mirror_axes": "x"},
 }
 
 
@@ -77,21 +71,26 @@ def main() -> None:
 
 
 def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Train for `STEPS` with `changes`, score the judging cases: a row of the table."""
-    from covidlib.training import compiled_network, fit
+    """Train for `STEPS` with `changes`, score the judging cases: a row of the table.
+
+    What only changes prediction is judged with the network of the profile as it is, trained once and kept in the run's folder.
+    """
+    from covidlib.training import CODE, compiled_network, fit
 
     run = open_run(profile, data, overrides={**STEPS, **changes})
     train = [case for case in run.folds[FOLD].train if case not in MA_GROUPS[JUDGED_BY]]
-    begun = time.process_time()
     model = compiled_network(run.profile)
-    history = fit(model, run.prepared(train), [], run.profile, run.folder / "options")
+    learned = {key: value for key, value in changes.items() if not key.startswith("inference.")}
+    folder = run.folder / "options" / fingerprint([run.profile.as_dict()["training"], learned], *CODE)[:12]
+    begun = time.process_time()
+    history = fit(model, run.prepared(train), [], run.profile, folder)
     minutes = (time.process_time() - begun) / 60
     split = Fold(FOLD, tuple(train), MA_GROUPS[JUDGED_BY])
     return {
         "changed": "; ".join(f"{key} = {value}" for key, value in changes.items()),
         **judge(run, model, split),
         "training_loss": f"{history[-1]['loss']:.4f}",
-        "cpu_minutes": f"{minutes:.1f}",
+        "cpu_minutes": f"{minutes:.1f}" if learned or not changes else "",
         "steps": run.profile.training.epochs * run.profile.training.batches_per_epoch,
         "seed": run.profile.seed,
         "trained_on": " ".join(split.train),

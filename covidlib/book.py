@@ -79,8 +79,9 @@ def stage(run: Run) -> Path:
         "two_lungs.md": decisions_markdown(RESULTS / "decisions.csv", "two_lungs"),
         "specks.md": decisions_markdown(RESULTS / "decisions.csv", "smallest_infection_ml"),
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
-        "recipes.md": recipes_markdown([RESULTS / "surrogate_batch_norm", RESULTS / "surrogate"]),
+        "recipes.md": recipes_markdown([RESULTS / name for name in ("surrogate_batch_norm", "surrogate_fine", "surrogate")]),
         "options.md": options_markdown(RESULTS / "options.csv"),
+        "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }

@@ -143,7 +143,7 @@ class Training:
     validation_batches: int = _number(16, 0, 10000)
     learning_rate: float = _number(1e-3, 1e-8, 10)
     schedule: str = _choice("plateau", "cosine", "polynomial")
-    cycle_epochs: int = _number(0, 0, 100000)  # above 0: cosine and polynomial begin anew after so many epochs, and with them Adam
+    cycle_epochs: int = _number(0, 0, 100000)  # above 0: cosine or polynomial, and Adam, begin anew after so many epochs
     plateau_patience: int = _number(15, 1, 100000)
     plateau_factor: float = _number(0.1, 1e-3, 1)
     plateau_delta: float = _number(1e-4, 0, 1)

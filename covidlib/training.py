@@ -30,7 +30,7 @@ def train_fold(
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
-    fold_<k>.previous and training begins anew. A finished fold of fewer cycles (`training.cycle_epochs`) goes on from its weights.
+    fold_<k>.previous and training begins anew. A finished fold of fewer cycles (`training.cycle_epochs`) goes on from there.
 
     Args:
         run: the run.
