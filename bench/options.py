@@ -63,25 +63,30 @@ def main() -> None:
     parser.add_argument("--profile", default="surrogate")
     parser.add_argument("--only", choices=OPTIONS, metavar="NAME", help="one of: " + "; ".join(OPTIONS))
     given = parser.parse_args()
-    rows = list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.is_file() else []
     for name in [given.only] if given.only else OPTIONS:
-        if name not in {row["option"] for row in rows}:
-            rows.append({"option": name, **measure(given.profile, given.data, OPTIONS[name])})
-            write(rows)
+        if name not in {row["option"] for row in table()}:
+            row = {"option": name, **measure(given.profile, given.data, OPTIONS[name])}
+            write(sorted([*table(), row], key=lambda row: list(OPTIONS).index(row["option"])))
+
+
+def table() -> list[dict[str, Any]]:
+    """What has been measured so far; read anew each time, for several may measure at once."""
+    return list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.is_file() else []
 
 
 def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Train for `STEPS` with `changes`, score the judging cases: a row of the table.
 
-    What only changes prediction is judged with the network of the profile as it is, trained once and kept in the run's folder.
+    What only changes prediction is judged with the network of the profile as it is, trained once and kept under runs/options.
     """
     from covidlib.training import CODE, compiled_network, fit
 
-    run = open_run(profile, data, overrides={**STEPS, **changes})
+    grid = fingerprint({key: value for key, value in changes.items() if key.startswith("preprocessing.")})[:12]
+    run = open_run(profile, data, ROOT / "runs" / "options" / grid, {**STEPS, **changes})
     train = [case for case in run.folds[FOLD].train if case not in MA_GROUPS[JUDGED_BY]]
     model = compiled_network(run.profile)
     learned = {key: value for key, value in changes.items() if not key.startswith("inference.")}
-    folder = run.folder / "options" / fingerprint([run.profile.as_dict()["training"], learned], *CODE)[:12]
+    folder = run.folder / fingerprint([run.profile.as_dict()["training"], learned], *CODE)[:12]
     begun = time.process_time()
     history = fit(model, run.prepared(train), [], run.profile, folder)
     minutes = (time.process_time() - begun) / 60
