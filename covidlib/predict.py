@@ -56,7 +56,7 @@ class Predictor:
     """
 
     def __init__(self, weights: str | Path = SHIPPED, memory_gb: float | None = None):
-        """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble.
+        """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble, and need no mirror images.
 
         `memory_gb` overrules the profile's: a volume that needs more is cut into tiles. With batch
         normalization the result is the same, with instance normalization nearly: each tile is normalized by itself.
@@ -66,9 +66,11 @@ class Predictor:
         """
         from covidlib.network import build_network
 
-        self.profile, files = _weights(Path(weights))
-        if memory_gb is not None:
-            self.profile = replace(self.profile, inference=replace(self.profile.inference, memory_gb=memory_gb))
+        profile, files = _weights(Path(weights))
+        inference = profile.inference if memory_gb is None else replace(profile.inference, memory_gb=memory_gb)
+        if len(files) > 1:  # several networks see a scan in ways enough: mirror images would double the time for nothing
+            inference = replace(inference, mirror_axes="none")
+        self.profile = replace(profile, inference=inference)
         self.models = []
         for file in files:
             model = build_network(self.profile.network)
