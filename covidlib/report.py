@@ -176,13 +176,14 @@ def options_markdown(table: Path) -> str:
     rows = pd.read_csv(table, keep_default_na=False)
     first = rows.iloc[0]
     said = (
-        f"Mean Dice over {first.judged_by.replace(' ', ', ')} after training on {len(first.trained_on.split())} other cases. "
+        f"Mean Dice of left lung, right lung and infection over {first.judged_by.replace(' ', ', ')}, after training on "
+        f"{len(first.trained_on.split())} other cases; loss and processor time are of the training. "
         f"Data: {first.data}; seed {first.seed}; {first.machine}."
     )
     shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
     rows[shares] = rows[shares].map(_three)
     rows["changed"] = [f"`{changed}`" if changed else "" for changed in rows["changed"]]
-    head = ("option", "changed", "left lung", "right lung", "infection", "training loss", "steps", "CPU minutes")
+    head = ("option", "changed", "left", "right", "infection", "loss", "steps", "CPU min")
     return said + "\n\n" + _table(head, rows[["option", "changed", *shares, "steps", "cpu_minutes"]].itertuples(index=False))
 
 

@@ -152,7 +152,7 @@ def test_options_are_told_with_what_they_were_measured_on(tmp_path):
     table |= {"steps": 300, "seed": 0, "trained_on": "c d e", "judged_by": "a b", "data": "surrogate", "machine": "an abacus"}
     pd.DataFrame(table).to_csv(tmp_path / "options.csv", index=False)
     text = options_markdown(tmp_path / "options.csv")
-    assert "over a, b after training on 3 other cases" in text
+    assert "over a, b, after training on 3 other cases" in text
     assert cells(text, "slow")[1:] == ["`training.learning_rate = 0.001`", "0.800", "0.800", "0.250", "2.000", "300", "8.0"]
     assert cells(text, "base")[1] == ""
 
