@@ -81,7 +81,7 @@ def test_as_many_trainings_at_once_as_memory_holds():
     assert workflow.training_threads(small, 2, 24) == 1  # 2.0 GB each: two at once, a thread each
     assert workflow.training_threads(small, 2, 4) == 2
     assert workflow.training_threads(small, 16, 24) == 4  # four at once; five would be three threads each, and nine fit
-    assert workflow.training_threads(paper, 2, 24) == 2  # 10 GB each: one after another
+    assert workflow.training_threads(paper, 2, 24) == 2  # 10 GB each at most: one after another
     assert workflow.training_threads(paper, 2, 26) == 1
 
 
