@@ -154,8 +154,8 @@ def training_threads(profile: Profile, cores: int, memory_gb: float | None = Non
     """Threads for one training, so that as many folds train at once as cores and memory hold.
 
     Two trainings of one thread each make a quarter more steps than one of two threads: a small network leaves threads waiting for
-    each other. A training needs at most about 1.7 GB and sixteen maps of its finest level: 2.0 GB for `surrogate` (measured: 2.0), 10 GB
-    for `paper` (a step: 7.2, without the scans).
+    each other. A training needs at most about 1.7 GB and sixteen maps of its finest level: 2.0 GB for `surrogate` (as measured),
+    10 GB for `paper` (a step: 7.2, without the scans).
 
     Args:
         cores: to share among the trainings.
