@@ -85,8 +85,9 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     run = open_run(profile, data, ROOT / "runs" / "options" / grid, {**STEPS, **changes})
     train = [case for case in run.folds[FOLD].train if case not in MA_GROUPS[JUDGED_BY]]
     model = compiled_network(run.profile)
-    learned = {key: value for key, value in changes.items() if not key.startswith("inference.")}
-    folder = run.folder / fingerprint([run.profile.as_dict()["training"], learned], *CODE)[:12]
+    made_by = {section: given for section, given in run.profile.as_dict().items() if section != "inference"}
+    folder = run.folder / fingerprint(made_by, *CODE)[:12]
+    trained = (folder / "checkpoint.json").is_file()
     begun = time.process_time()
     history = fit(model, run.prepared(train), [], run.profile, folder)
     minutes = (time.process_time() - begun) / 60
@@ -95,7 +96,7 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
         "changed": "; ".join(f"{key} = {value}" for key, value in changes.items()),
         **judge(run, model, split),
         "training_loss": f"{history[-1]['loss']:.4f}",
-        "cpu_minutes": f"{minutes:.1f}" if learned or not changes else "",
+        "cpu_minutes": "" if trained else f"{minutes:.1f}",
         "steps": run.profile.training.epochs * run.profile.training.batches_per_epoch,
         "seed": run.profile.seed,
         "trained_on": " ".join(split.train),
@@ -107,17 +108,16 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def judge(run: Run, model: Any, split: Fold) -> dict[str, str]:
     """Mean Dice of each class over the judging cases, on their own grids."""
+    from unseen import dice
+
     from covidlib.inference import predict_volume
-    from covidlib.metrics import score
     from covidlib.preprocessing import labels_on_grid
 
-    dice: dict[str, list[float]] = {}
-    for case in split.test:
-        truth = run.case(case).labels
-        probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
-        for row in score(truth, labels_on_grid(probabilities, truth.shape)):
-            dice.setdefault(f"dice_{row['class'].replace(' ', '_')}", []).append(row["dice"])
-    return {name: f"{sum(values) / len(values):.4f}" for name, values in dice.items()}
+    found = []
+    for case, prepared in zip(map(run.case, split.test), run.prepared(split.test), strict=True):
+        probabilities = predict_volume(model, prepared, run.profile)
+        found.append(dice(case.labels, labels_on_grid(probabilities, case.labels.shape)))
+    return {f"dice_{name}": f"{sum(one[name] for one in found) / len(found):.4f}" for name in found[0]}
 
 
 def write(rows: list[dict[str, Any]]) -> None:

@@ -114,8 +114,8 @@ def next_rate(epoch: int, state: dict[str, Any], settings: Training) -> float:
     """
     if settings.schedule == "plateau":
         return float(state["rate"])
-    cycle = settings.cycle_epochs or settings.epochs
-    share = epoch % cycle / cycle
+    cycle = settings.cycle_epochs
+    share = epoch % cycle / cycle if cycle else epoch / settings.epochs
     shape = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else (1 - share) ** 0.9
     return max(settings.learning_rate_floor, settings.learning_rate * shape)
 

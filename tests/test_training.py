@@ -71,9 +71,10 @@ def test_other_schedules_do_not_lower_the_rate_on_a_plateau(schedule):
 
 def test_next_rate_by_hand():
     assert next_rate(7, {"rate": 0.25}, Training()) == 0.25
-    cosine = Training(schedule="cosine", epochs=4, learning_rate=1.0, learning_rate_floor=0.2)
+    cosine = Training(schedule="cosine", epochs=4, learning_rate=1.0, learning_rate_floor=0.1)
     half = 0.5 + 0.25 * math.sqrt(2)  # (1 + cos 45 degrees) / 2
-    assert [next_rate(epoch, {}, cosine) for epoch in range(4)] == pytest.approx([1, half, 0.5, 0.2])  # 1 - half would be lower
+    assert [next_rate(epoch, {}, cosine) for epoch in range(4)] == pytest.approx([1, half, 0.5, 1 - half])
+    assert next_rate(4, {}, cosine) == 0.1
     again = Training(schedule="cosine", epochs=4, cycle_epochs=2, learning_rate=1.0)
     assert [next_rate(epoch, {}, again) for epoch in range(4)] == pytest.approx([1, 0.5, 1, 0.5])
     polynomial = Training(schedule="polynomial", epochs=4, learning_rate=1.0)
