@@ -1,4 +1,4 @@
-"""What the benchmarks on real cases share: every test case of a trained run with the network that has not seen it; Dice; tables."""
+"""What the benchmarks on real cases share: each test case with the network that has not seen it, Dice, tables."""
 
 import argparse
 from collections.abc import Iterator
