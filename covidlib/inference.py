@@ -14,7 +14,7 @@ import numpy as np
 from covidlib.dataset import CLASSES, save_labels
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
-from covidlib.network import build_network
+from covidlib.network import build_network, computed_in
 from covidlib.patches import Corner, crop, merge, windows
 from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, box_of
@@ -123,7 +123,7 @@ def _tile(shape: Sequence[int], profile: Profile) -> tuple[tuple[int, ...], tupl
 
 def bytes_per_voxel(network: Network) -> float:
     """About what a prediction holds at once: some six values per filter of the finest level, as measured."""
-    return 6 * network.filters[0] * (2 if network.precision == "mixed_bfloat16" else 4)
+    return 6 * network.filters[0] * (2 if computed_in(network) == "mixed_bfloat16" else 4)
 
 
 def body_box(image: np.ndarray) -> Box:

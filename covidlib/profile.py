@@ -101,7 +101,7 @@ class Network:
     flat_kernels: bool = False  # and convolved in plane only
     norm: str = _choice("batch", "instance")  # over the batch, in prediction by running means; or over each patch alone
     norm_momentum: float = _number(0.99, 0.5, 0.9999)  # of the running mean and variance that batch normalization predicts with
-    precision: str = _choice("float32", "mixed_bfloat16")
+    precision: str = _choice("float32", "mixed_bfloat16")  # bfloat16 where the hardware computes in it, else float32
 
     @property
     def smallest_step(self) -> tuple[int, int, int]:

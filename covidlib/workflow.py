@@ -161,9 +161,8 @@ def training_threads(profile: Profile, cores: int, memory_gb: float | None = Non
         cores: to share among the trainings.
         memory_gb: of which four fifths may be used; None: the machine's.
     """
-    width = 2 if profile.network.precision == "mixed_bfloat16" else 4
     voxels = math.prod(profile.patches.shape_vox) * profile.patches.batch_size
-    needed = 1.7 + 16 * voxels * profile.network.filters[0] * width / 1e9
+    needed = 1.7 + 16 * voxels * profile.network.filters[0] * 4 / 1e9
     there = memory_gb or memory() / 1e9
     at_once = int(0.8 * there / needed) if math.isfinite(there) else 1
     return -(-cores // max(1, min(at_once, cores, profile.folds.number)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network
+from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network, computed_in, has_bfloat16
 from covidlib.profile import Network, load_profile
 
 TINY = (2, 3, 4)
@@ -79,10 +79,24 @@ PRECISIONS = next(field for field in dataclasses.fields(Network) if field.name =
 def test_every_precision_a_profile_may_name_runs_with_weights_and_probabilities_in_float32(precision):
     model = build_network(Network(filters=(2, 3), precision=precision))
     assert {str(weight.dtype) for weight in model.weights} == {"float32"}
-    assert model.get_layer("down0a").compute_dtype == precision.removeprefix("mixed_")
+    expected = "bfloat16" if precision == "mixed_bfloat16" and has_bfloat16() else "float32"
+    assert model.get_layer("down0a").compute_dtype == expected
     probabilities = forward(model, 4, 4, 2)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "known"), [("fma avx512f avx512_bf16", True), ("asimd bf16", True), ("fma avx512f avx512_vnni", False), (None, False)]
+)
+def test_bfloat16_is_used_where_the_processor_says_that_it_computes_in_it(flags, known, tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags:
+        cpuinfo.write_text(f"model name\t: a processor\nflags\t\t: {flags}\n")
+    assert has_bfloat16(cpuinfo) == known
+    monkeypatch.setattr("covidlib.network.has_bfloat16", lambda: known)
+    assert computed_in(Network(precision="mixed_bfloat16")) == ("mixed_bfloat16" if known else "float32")
+    assert computed_in(Network(precision="float32")) == "float32"
 
 
 @pytest.mark.parametrize(
