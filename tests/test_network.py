@@ -87,7 +87,8 @@ def test_every_precision_a_profile_may_name_runs_with_weights_and_probabilities_
 
 
 @pytest.mark.parametrize(
-    ("flags", "known"), [("fma avx512f avx512_bf16", True), ("asimd bf16", True), ("fma avx512f avx512_vnni", False), (None, False)]
+    ("flags", "known"),
+    [("fma avx512f avx512_bf16", True), ("asimd bf16", True), ("fma avx512f avx512_vnni", False), (None, False)],
 )
 def test_bfloat16_is_used_where_the_processor_says_that_it_computes_in_it(flags, known, tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
