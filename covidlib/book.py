@@ -45,8 +45,22 @@ def build_book(run: Run) -> Path:
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search("WARNING|ERROR", line)]
         raise DataError("the book has warnings (all of them in _build/book.log):\n" + "\n".join(lines[:20]))
+    darken_charts(BUILD / "html")
     BUILT_FROM.write_text(str(run.folder.resolve()), encoding="utf-8")
     return BUILD / "html" / "index.html"
+
+
+def darken_charts(html: Path) -> None:
+    """Put a dark version beside each chart (SVG) of the built pages; book.css shows the one that goes with the page."""
+    from covidlib.figures import dark_chart
+
+    for chart in (html / "_images").glob("*.svg"):
+        chart.with_suffix(".dark.svg").write_text(dark_chart(chart.read_text(encoding="utf-8")), encoding="utf-8")
+    image = re.compile(r'<img ([^>]*src="[^"]*_images/[^"]+)\.svg"([^>]*)>')
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        both = image.sub(r'<img data-on="light" \1.svg"\2><img data-on="dark" \1.dark.svg"\2>', text)
+        page.write_text(both, encoding="utf-8")
 
 
 def stage(run: Run) -> Path:
@@ -124,4 +138,12 @@ def _copy_notebook(source: Path, target: Path) -> None:
     if not source.is_file():
         raise DataError(f"{source.name}: not executed yet; 'python -m covidlib run' makes it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+    target.write_text(with_own_figure_names(source.read_text(encoding="utf-8"), source.stem), encoding="utf-8")
+
+
+def with_own_figure_names(notebook: str, name: str) -> str:
+    """The text of a notebook that runs once for each fold, its figures' names ending in its fold: a book may hold a name once."""
+    if fold := re.search(r"_fold_\d+$", name):
+        for figure in re.findall(r'"name": "(fig-[\w-]+)"', notebook):
+            notebook = re.sub(rf'(?<=["`]){figure}(?=["`])', figure + fold[0].replace("_", "-"), notebook)
+    return notebook

@@ -1,4 +1,4 @@
-"""Where the book's launch buttons lead."""
+"""Launch buttons, names of figures in a notebook that the book shows five times, charts on dark pages."""
 
 import subprocess
 from pathlib import Path
@@ -27,3 +27,25 @@ def test_address_is_the_origin_s_if_that_is_a_public_forge(
         subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", origin], check=True)
     monkeypatch.setattr(book, "ROOT", tmp_path)
     assert book.repository_address() == address
+
+
+def test_figures_of_a_notebook_that_runs_for_each_fold_are_named_after_it() -> None:
+    text = '{"name": "fig-course"} {"name": "fig-course-end"} see {numref}`fig-course`, {numref}`fig-else` and fig-course'
+    three = text.replace('course"', 'course-fold-3"').replace("end", "end-fold-3").replace("course`", "course-fold-3`")
+    assert book.with_own_figure_names(text, "04_training_fold_3") == three
+    assert book.with_own_figure_names(text, "05_evaluation") == text
+
+
+def test_a_chart_gets_a_dark_version_beside_it_and_a_scan_does_not(tmp_path: Path) -> None:
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "_images" / "chart.svg").write_text('<svg width="1"><path style="fill: #ffffff"/></svg>')
+    page = tmp_path / "book" / "page.html"
+    page.parent.mkdir()
+    page.write_text('<img alt="a chart" src="../_images/chart.svg" /><img alt="a scan" src="../_images/scan.png" />')
+    book.darken_charts(tmp_path)
+    assert page.read_text() == (
+        '<img data-on="light" alt="a chart" src="../_images/chart.svg" />'
+        '<img data-on="dark" alt="a chart" src="../_images/chart.dark.svg" />'
+        '<img alt="a scan" src="../_images/scan.png" />'
+    )
+    assert "#121212" in (tmp_path / "_images" / "chart.dark.svg").read_text()

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import runpy
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +211,16 @@ def test_charts_are_kept_as_vectors_and_pictures_as_pixels(case: Case, scores: p
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["boxes.svg", "pair.png"]
 
 
+def test_a_chart_for_a_dark_page_turns_greys_over_and_keeps_colors_but_for_contrast() -> None:
+    svg = '<svg width="1"><path style="fill: #ffffff; stroke: #000000"/><path style="fill: #f0402c; stroke: #0f52ba"/></svg>'
+    dark = F.dark_chart(svg, "#000000")
+    assert dark.startswith('<svg fill="#ededed" width="1">')
+    assert "fill: #000000; stroke: #ededed" in dark  # white is the page's own black
+    assert "fill: #f0402c" in dark  # red: light enough as it is
+    blue = dark.rsplit("#", 1)[1][:6]
+    assert blue != "0f52ba" and (linear(f"#{blue}") @ (0.2126, 0.7152, 0.0722) + 0.05) / 0.05 >= 3
+
+
 def linear(color: str) -> np.ndarray:
     """Light intensities of a color's red, green and blue."""
     value = np.array(to_rgba(color)[:3])
@@ -383,11 +394,24 @@ def rows() -> list[tuple]:
     return [("case_a", drawn_case(), drawn_case().labels, wrong_prediction(drawn_case()), None)]
 
 
+def flight() -> plt.Figure:
+    """The middle slice of the animation."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        frames = Image.open(F.fly_through(Path(folder) / "flight.gif", drawn_case(), drawn_case().labels))
+        frames.seek(frames.n_frames // 2)
+        figure, axes = plt.subplots(figsize=(3, 3))
+        axes.imshow(frames.convert("RGB"))
+    return figure
+
+
 DRAWN = {
     "overlay_pair": lambda: F.overlay_pair(drawn_case()),
     "truth_and_prediction": lambda: F.truth_and_prediction(rows()),
     "error_map": lambda: F.error_map(rows()),
     "case_strip": lambda: F.case_strip(drawn_case(), wrong_prediction(drawn_case()), 3),
+    "fly_through": flight,
     "montage": lambda: F.montage(drawn_case().image, drawn_case().labels, drawn_case().spacing_mm),
     "pipeline_chart": lambda: F.pipeline_chart(load_profile("paper")),
     "network_chart": lambda: F.network_chart(small_network(), (32, 16, 8)),
