@@ -12,6 +12,7 @@ from covidlib.files import read_json
 from covidlib.report import (
     costs_markdown,
     decisions_markdown,
+    folds_markdown,
     options_markdown,
     recipes_markdown,
     scores_in_short,
@@ -97,6 +98,8 @@ def stage(run: Run) -> Path:
         "options.md": options_markdown(RESULTS / "options.csv"),
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
+        **{f"folds_{name}.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", name)
+           for name in ("inverted", "apart")},
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():

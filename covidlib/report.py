@@ -222,6 +222,32 @@ def decisions_markdown(table: Path, setting: str) -> str:
     return _table((f"`{setting}`", "mean infection Dice"), lines)
 
 
+def folds_markdown(table: Path, scores: Path, name: str) -> str:
+    """Dice after training on fewer cases than the run of `scores` did, beside that run's, from what bench/folds.py wrote.
+
+    name: "inverted" (4 scans to learn from, means over the cases) or "apart" (without a test patient's other scan, every case).
+    """
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    kept = pd.read_csv(table) if table.is_file() else pd.DataFrame({"folds": []})
+    rows = kept[kept["folds"] == name]
+    if rows.empty:
+        return "Not measured yet.\n"
+    first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
+    usual = pd.read_csv(scores).pivot(index="case", columns="class", values="dice").loc[rows.index, list(CLASSES[1:])]
+    other = rows[["left_lung", "right_lung", "infection"]]
+    if name == "inverted":
+        head = ("trained on", *CLASSES[1:])
+        lines = [(f"{first.trained_on} scans", *map(_three, other.mean())), ("16 scans", *map(_three, usual.mean()))]
+    else:
+        head = ("infection Dice of", "trained on 16 scans", f"on {first.trained_on}, without the patient's other one")
+        lines = [(case, _three(usual["infection"][case]), _three(other["infection"][case])) for case in rows.index]
+    said = f"{len(rows)} test cases, {first.steps} steps, seed {first.seed}, {first.minutes:.0f} minutes"
+    return f"{_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
+
+
 def windows_markdown(table: Path) -> str:
     """Volume against windows on the same networks and cases, from the file that bench/windows.py writes."""
     import pandas as pd

@@ -11,6 +11,7 @@ from covidlib.metrics import NEARLY_EMPTY
 from covidlib.report import (
     cases_markdown,
     decisions_markdown,
+    folds_markdown,
     means_markdown,
     options_markdown,
     overfitting_markdown,
@@ -129,6 +130,23 @@ def test_volume_and_windows_are_compared_case_by_case(tmp_path):
     assert cells(text, "half-overlapping windows")[3:] == ["0.500", "4.0"]
     assert "over 2 cases" in text and "0.375 in the median and by 0.500 at most" in text
     assert "Not measured" in windows_markdown(tmp_path / "none.csv")
+
+
+def test_training_on_other_folds_is_told_beside_the_stored_run(scores, tmp_path):
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    tested = [case for case in scores["case"].unique() if case != NEARLY_EMPTY][:2]
+    made = {"fold": 2, "trained_on": 15, "steps": 2600, "minutes": 70.4, "seed": 0, "machine": "a machine"}
+    dice = {"left_lung": 0.5, "right_lung": 0.6, "infection": 0.1}
+    rows = [{"folds": name, "case": case, **dice, **made} for name in ("inverted", "apart") for case in (*tested, NEARLY_EMPTY)]
+    pd.DataFrame(rows).to_csv(tmp_path / "folds.csv", index=False)
+    files = tmp_path / "folds.csv", tmp_path / "scores.csv"
+    infection = scores[scores["class"] == "infection"].set_index("case")["dice"]
+    apart, inverted = folds_markdown(*files, "apart"), folds_markdown(*files, "inverted")
+    assert cells(apart, tested[0])[1:] == [f"{infection[tested[0]]:.3f}", "0.100"]
+    assert NEARLY_EMPTY not in apart and "70 minutes" in apart
+    assert cells(inverted, "15 scans")[1:] == ["0.500", "0.600", "0.100"]
+    assert cells(inverted, "16 scans")[3] == f"{infection[tested].mean():.3f}"
+    assert "Not measured" in folds_markdown(tmp_path / "none.csv", tmp_path / "scores.csv", "apart")
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
