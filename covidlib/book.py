@@ -141,12 +141,16 @@ def _copy_notebook(source: Path, target: Path) -> None:
     if not source.is_file():
         raise DataError(f"{source.name}: not executed yet; 'python -m covidlib run' makes it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(with_own_figure_names(source.read_text(encoding="utf-8"), source.stem), encoding="utf-8")
+    target.write_text(told_by_fold(source.read_text(encoding="utf-8"), source.stem), encoding="utf-8")
 
 
-def with_own_figure_names(notebook: str, name: str) -> str:
-    """The text of a notebook that runs once for each fold, its figures' names ending in its fold: a book may hold a name once."""
-    if fold := re.search(r"_fold_\d+$", name):
+def told_by_fold(notebook: str, name: str) -> str:
+    """The text of a notebook that runs once for each fold, with the fold in its title and in its figures' names.
+
+    A reader must be able to tell five pages apart, and a book may hold a name once. Other notebooks stay as they are.
+    """
+    if fold := re.search(r"_fold_(\d+)$", name):
+        notebook = re.sub(r'(?<=")# [^"\\]+', rf"\g<0>: fold {fold[1]}", notebook, count=1)
         for figure in re.findall(r'"name": "(fig-[\w-]+)"', notebook):
-            notebook = re.sub(rf'(?<=["`]){figure}(?=["`])', figure + fold[0].replace("_", "-"), notebook)
+            notebook = re.sub(rf'(?<=["`]){figure}(?=["`])', f"{figure}-fold-{fold[1]}", notebook)
     return notebook

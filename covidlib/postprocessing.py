@@ -8,6 +8,7 @@ from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
 LUNGS, INFECTION = (1, 2), 3
+EXACT = 4_000_000  # voxels
 
 
 def decide(
@@ -57,15 +58,27 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
 
 
 def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung."""
+    """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung.
+
+    In a box of lungs of more than `EXACT` voxels nearest to within 3 mm: there every n-th voxel of lung is asked, in a tenth of the
+    time. Between the lungs, where it matters, is the heart.
+    """
     from scipy.ndimage import distance_transform_edt
 
     sides = np.where(labels == INFECTION, 0, labels).astype(np.uint8)
     if not (sides.any() and (labels == INFECTION).any()):
         return sides
     box = box_of(labels > 0)  # nothing outside of it matters
-    nearest = distance_transform_edt(sides[box] == 0, spacing_mm, return_distances=False, return_indices=True)
-    sides[box] = np.where(labels[box] == INFECTION, sides[box][tuple(nearest)], sides[box])
+    inside = sides[box]  # a view
+    steps = [max(1, int(3 / mm)) if inside.size > EXACT else 1 for mm in spacing_mm]
+    asked = inside[tuple(slice(None, None, step) for step in steps)]
+    if not asked.any():
+        steps, asked = [1, 1, 1], inside
+    nearest = distance_transform_edt(asked == 0, np.multiply(spacing_mm, steps), return_distances=False, return_indices=True)
+    found = asked[tuple(nearest)]
+    for axis, step in enumerate(steps):
+        found = found.repeat(step, axis).take(range(inside.shape[axis]), axis)
+    np.copyto(inside, found, where=labels[box] == INFECTION)
     return sides
 
 

@@ -182,9 +182,9 @@ def options_markdown(table: Path) -> str:
     )
     shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
     rows[shares] = rows[shares].map(_three)
-    rows["changed"] = [f"`{changed}`" if changed else "" for changed in rows["changed"]]
-    head = ("option", "changed", "left", "right", "infection", "loss", "steps", "CPU min")
-    return said + "\n\n" + _table(head, rows[["option", "changed", *shares, "steps", "cpu_minutes"]].itertuples(index=False))
+    rows["option"] += [f": `{changed}`" if changed else "" for changed in rows["changed"]]
+    head = ("option", "left", "right", "infection", "loss", "steps", "CPU min")
+    return said + "\n\n" + _table(head, rows[["option", *shares, "steps", "cpu_minutes"]].itertuples(index=False))
 
 
 def viewer_markdown(table: Path) -> str:

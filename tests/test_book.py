@@ -1,4 +1,4 @@
-"""Launch buttons, names of figures in a notebook that the book shows five times, charts on dark pages."""
+"""Launch buttons, a notebook that the book shows once for each fold, charts on dark pages."""
 
 import subprocess
 from pathlib import Path
@@ -29,11 +29,12 @@ def test_address_is_the_origin_s_if_that_is_a_public_forge(
     assert book.repository_address() == address
 
 
-def test_figures_of_a_notebook_that_runs_for_each_fold_are_named_after_it() -> None:
-    text = '{"name": "fig-course"} {"name": "fig-course-end"} see {numref}`fig-course`, {numref}`fig-else` and fig-course'
-    three = text.replace('course"', 'course-fold-3"').replace("end", "end-fold-3").replace("course`", "course-fold-3`")
-    assert book.with_own_figure_names(text, "04_training_fold_3") == three
-    assert book.with_own_figure_names(text, "05_evaluation") == text
+def test_a_notebook_that_runs_for_each_fold_has_the_fold_in_its_title_and_in_its_figures_names() -> None:
+    text = '["# Training\\n", "# not the title"] {"name": "fig-course"} {"name": "fig-course-end"} see `fig-course`, `fig-else`'
+    three = text.replace("Training", "Training: fold 3").replace("end", "end-fold-3")
+    three = three.replace('course"', 'course-fold-3"').replace("course`", "course-fold-3`")
+    assert book.told_by_fold(text, "04_training_fold_3") == three
+    assert book.told_by_fold(text, "05_evaluation") == text
 
 
 def test_a_chart_gets_a_dark_version_beside_it_and_a_scan_does_not(tmp_path: Path) -> None:
