@@ -27,6 +27,12 @@ FINER = {
     "patches.shape_vox": [160, 128, 16],
     "inference.window_shape_vox": [160, 128, 16],
 }
+PAPER = {
+    "preprocessing.grey": "volume", "preprocessing.z_score": "volume", "patches.infection_fraction": 0.0,
+    "augmentation.mirror_axes": "xyz", "augmentation.swap_lungs": False, "augmentation.image_order": 3, "network.norm": "batch",
+    "loss.counts": "sample", "training.learning_rate": 0.001, "training.schedule": "plateau", "training.weights": "best",
+    "inference.window_shape_vox": [128, 96, 12], "inference.mirror_axes": "none",
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "the profile as it is": {},
     "whole volume at once": {"inference.mode": "volume"},
@@ -44,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mirroring along all axes": {"augmentation.mirror_axes": "xyz"},
     "lungs not swapped when mirrored": {"augmentation.swap_lungs": False},
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
+    "augmentation twice as often": {"augmentation.probability": 0.3},
     "fixed mean and deviation of grey": {"preprocessing.z_score": "fixed"},
     "batch normalization": {"network.norm": "batch"},
     "batch normalization, fixed mean and deviation": {"network.norm": "batch", "preprocessing.z_score": "fixed"},
@@ -52,6 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Tversky 0.3 / 0.7": {"loss.alpha": 0.7, "loss.beta": 0.3},
     "each volume's own grey window": {"preprocessing.grey": "volume", "preprocessing.z_score": "volume"},
     "paper's patch shape, a quarter": {"patches.shape_vox": [96, 96, 32], "inference.window_shape_vox": [96, 96, 32]},
+    "the paper's recipe, on this network and grid": PAPER,
     "twice the filters": {"network.filters": [32, 64, 96, 192, 256]},
 }
 

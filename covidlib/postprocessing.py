@@ -60,8 +60,8 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
 def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung.
 
-    In a box of lungs of more than `EXACT` voxels nearest to within 3 mm: there every n-th voxel of lung is asked, in a tenth of the
-    time. Between the lungs, where it matters, is the heart.
+    In a box of lungs of more than `EXACT` voxels nearest to within 3 mm: there every n-th voxel of lung is asked, in a tenth of
+    the time. Between the lungs, where it matters, is the heart.
     """
     from scipy.ndimage import distance_transform_edt
 
