@@ -183,8 +183,9 @@ def dark_chart(svg: str, ground: str = "#121212") -> str:
 
     def turned(color: str) -> str:
         rgb = np.array(colors.to_rgb(color))
-        if np.ptp(rgb) < 0.1:
-            return colors.to_hex(dark + (1 - rgb) * (0.93 - dark))
+        if np.ptp(rgb) < 0.1:  # a grey; its tint stays
+            grey = rgb.mean()
+            return colors.to_hex((dark + (1 - grey) * (0.93 - dark) + rgb - grey).clip(0, 1))
         whiter = (rgb + share * (1 - rgb) for share in np.linspace(0, 1, 21))
         return colors.to_hex(next(mixed for mixed in whiter if _contrast(mixed, dark) >= 3))
 
