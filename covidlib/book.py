@@ -150,7 +150,7 @@ def told_by_fold(notebook: str, name: str) -> str:
     A reader must be able to tell five pages apart, and a book may hold a name once. Other notebooks stay as they are.
     """
     if fold := re.search(r"_fold_(\d+)$", name):
-        notebook = re.sub(r'(?<=")# [^"\\]+', rf"\g<0>: fold {fold[1]}", notebook, count=1)
+        notebook = re.sub(r'(?<=")# [^"\\]+', rf"\g<0>, fold {fold[1]}", notebook, count=1)
         for figure in re.findall(r'"name": "(fig-[\w-]+)"', notebook):
             notebook = re.sub(rf'(?<=["`]){figure}(?=["`])', f"{figure}-fold-{fold[1]}", notebook)
     return notebook

@@ -31,7 +31,7 @@ def test_address_is_the_origin_s_if_that_is_a_public_forge(
 
 def test_a_notebook_that_runs_for_each_fold_has_the_fold_in_its_title_and_in_its_figures_names() -> None:
     text = '["# Training\\n", "# not the title"] {"name": "fig-course"} {"name": "fig-course-end"} see `fig-course`, `fig-else`'
-    three = text.replace("Training", "Training: fold 3").replace("end", "end-fold-3")
+    three = text.replace("Training", "Training, fold 3").replace("end", "end-fold-3")
     three = three.replace('course"', 'course-fold-3"').replace("course`", "course-fold-3`")
     assert book.told_by_fold(text, "04_training_fold_3") == three
     assert book.told_by_fold(text, "05_evaluation") == text
