@@ -30,7 +30,6 @@ FULL = {
     "small": [96, 96, 48],
     "patch": [160, 160, 80],
     "filters": [32, 64, 128, 256, 512],
-    "learn": {"patch": [64, 64, 32], "steps": 80},
     "batches": 40,
     "steps": 3,
     "growth": [0.25, 0.5, 1, 2],

@@ -20,7 +20,7 @@ Size = Mapping[str, Any]
 
 
 def inputs(size: Size, out: Path) -> dict[str, Any]:
-    """Write the scans, the same for both sides, and our weights: the paper's network, trained for a minute or two."""
+    """Write the scans, the same for both sides, and our weights: those of the paper's network, random, from a fixed seed."""
     folder = Path(size["folder"])
     if (folder / "size.json").is_file() and json.loads((folder / "size.json").read_text()) == size:
         return {}
@@ -37,7 +37,7 @@ def inputs(size: Size, out: Path) -> dict[str, Any]:
         (folder / f"small_{count}").mkdir()
         for number in range(count):
             shutil.copy(folder / "small" / "imaging.nii.gz", folder / f"small_{count}" / f"scan_{number:03}.nii.gz")
-    _train_briefly(size, folder / "weights")
+    _write_weights(size, folder / "weights")
     (folder / "size.json").write_text(json.dumps(size))
     return {}
 
@@ -192,12 +192,12 @@ def _measured() -> Iterator[dict[str, float]]:
     took |= {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
-def _profile(size: Size, memory_gb: float = 4.0, **changes: Any) -> Any:
+def _profile(size: Size, memory_gb: float = 4.0) -> Any:
     from covidlib.profile import load_profile
 
     changed = {"network.filters": size["filters"], "network.precision": "mixed_bfloat16", "patches.shape_vox": size["patch"]}
     changed |= {"inference.mode": "volume", "inference.window_shape_vox": size["patch"], "inference.memory_gb": memory_gb}
-    return load_profile("paper", {**changed, **changes})
+    return load_profile("paper", changed)
 
 
 def _write_scan(folder: Path, shape: Any, spacing_mm: tuple[float, ...], seed: int) -> None:
@@ -219,16 +219,14 @@ def _phantom(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return make_phantom("coronacases_001", seed, scale=0.6)[:2]
 
 
-def _train_briefly(size: Size, folder: Path) -> None:
-    """Weights that mark about as much as a trained network does; random ones mark everything, which costs what comes after."""
+def _write_weights(size: Size, folder: Path) -> None:
     from covidlib.files import write_json
-    from covidlib.training import compiled_network, fit
+    from covidlib.network import build_network
 
-    learning = {"patches.shape_vox": size["learn"]["patch"], "patches.infection_fraction": 0.5, "loss.counts": "batch"}
-    learning |= {"network.norm_momentum": 0.9, "training.weights": "last", "training.validation_batches": 0}
-    profile = _profile(size, **learning, **{"training.epochs": 1, "training.batches_per_epoch": size["learn"]["steps"]})
-    fit(compiled_network(profile), _prepared(size, 4), [], profile, folder / "fold_0")
-    write_json(folder / "run.json", {"profile": _profile(size).as_dict(), "folds": []})
+    profile = _profile(size)
+    write_json(folder / "run.json", {"profile": profile.as_dict(), "folds": []})
+    (folder / "fold_0").mkdir()
+    build_network(profile.network, profile.seed).save_weights(folder / "fold_0" / "model.weights.h5")
 
 
 def _case(folder: Path) -> Any:

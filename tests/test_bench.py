@@ -128,7 +128,7 @@ def test_without_a_file_the_page_says_so(tmp_path: Path) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict:
     made = {"folder": str(tmp_path_factory.mktemp("bench") / "inputs"), "scan": [32, 32, 16], "working": [32, 32, 16]}
     made |= {"small": [16, 16, 16], "patch": [16, 16, 8], "filters": [4, 8], "batches": 2, "steps": 1, "growth": [], "scans": []}
-    made |= {"workers": 1, "learn": {"patch": [16, 16, 8], "steps": 2}}
+    made |= {"workers": 1}
     work.inputs(made, Path())
     return made
 
