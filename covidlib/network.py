@@ -53,14 +53,19 @@ def computed_in(settings: Network) -> str:
 
 
 def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the graphics card, or without one the processor, computes in bfloat16; on a processor as Linux's `cpuinfo` says."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        if jax.default_backend() != "cpu":
-            return True
+    """Whether there is a graphics card, or a processor that computes in bfloat16, as Linux's `cpuinfo` says."""
     words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return _has_gpu() or bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _has_gpu() -> bool:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    import jax
+
+    return jax.default_backend() != "cpu"
 
 
 class FusedBatchNormalization(layers.BatchNormalization):

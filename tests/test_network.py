@@ -94,7 +94,10 @@ def test_bfloat16_is_used_where_the_processor_says_that_it_computes_in_it(flags,
     cpuinfo = tmp_path / "cpuinfo"
     if flags:
         cpuinfo.write_text(f"model name\t: a processor\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("covidlib.network._has_gpu", lambda: False)
     assert has_bfloat16(cpuinfo) == known
+    monkeypatch.setattr("covidlib.network._has_gpu", lambda: True)
+    assert has_bfloat16(cpuinfo)
     monkeypatch.setattr("covidlib.network.has_bfloat16", lambda: known)
     assert computed_in(Network(precision="mixed_bfloat16")) == ("mixed_bfloat16" if known else "float32")
     assert computed_in(Network(precision="float32")) == "float32"
