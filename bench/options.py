@@ -87,6 +87,7 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     What only changes prediction is judged with the network of the profile as it is, trained once and kept under runs/options.
     """
+    from covidlib.network import computed_in
     from covidlib.training import CODE, compiled_network, fit
 
     grid = fingerprint({key: value for key, value in changes.items() if key.startswith("preprocessing.")})[:12]
@@ -111,6 +112,7 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
         "judged_by": " ".join(split.test),
         "data": data_name(run),
         "machine": machine(),
+        "computed_in": computed_in(run.profile.network),
     }
 
 

@@ -181,8 +181,8 @@ def options_markdown(table: Path) -> str:
         f"Data: {first.data}; seed {first.seed}; {first.machine}."
     )
     if elsewhere := ", ".join(rows[rows["machine"] != first.machine]["option"]):
-        other = rows[rows["machine"] != first.machine]["machine"].iloc[0]
-        said += f" Measured on another machine, in float32 ({other}): {elsewhere}; their processor times are of that machine."
+        other = rows[rows["machine"] != first.machine].iloc[0]
+        said += f" On another machine ({other.machine}, {other.computed_in}), so with other processor times: {elsewhere}."
     shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
     rows[shares] = rows[shares].map(_three)
     rows["option"] += [f": `{changed}`" if changed else "" for changed in rows["changed"]]

@@ -44,9 +44,11 @@ def test_a_chart_gets_a_dark_version_beside_it_and_a_scan_does_not(tmp_path: Pat
     page.parent.mkdir()
     page.write_text('<img alt="a chart" src="../_images/chart.svg" /><img alt="a scan" src="../_images/scan.png" />')
     book.darken_charts(tmp_path)
+    book.darken_charts(tmp_path)  # a second build leaves an unchanged page as it was
     assert page.read_text() == (
         '<img data-on="light" alt="a chart" src="../_images/chart.svg" />'
         '<img data-on="dark" alt="a chart" src="../_images/chart.dark.svg" />'
         '<img alt="a scan" src="../_images/scan.png" />'
     )
     assert "#121212" in (tmp_path / "_images" / "chart.dark.svg").read_text()
+    assert len(list((tmp_path / "_images").iterdir())) == 2

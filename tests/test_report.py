@@ -167,10 +167,12 @@ def test_options_are_told_with_what_they_were_measured_on(tmp_path):
         "training_loss": [1.0, 2.0],
         "cpu_minutes": [8.0, 8.0],
     }
-    table |= {"steps": 300, "seed": 0, "trained_on": "c d e", "judged_by": "a b", "data": "surrogate", "machine": "an abacus"}
+    table |= {"steps": 300, "seed": 0, "trained_on": "c d e", "judged_by": "a b", "data": "surrogate"}
+    table |= {"machine": ["an abacus", "a slide rule"], "computed_in": ["beads", "marks"]}
     pd.DataFrame(table).to_csv(tmp_path / "options.csv", index=False)
     text = options_markdown(tmp_path / "options.csv")
     assert "over a, b, after training on 3 other cases" in text
+    assert "On another machine (a slide rule, marks), so with other processor times: slow." in text
     assert cells(text, "slow: `training.learning_rate = 0.001`")[1:] == ["0.800", "0.800", "0.250", "2.000", "300", "8.0"]
     assert cells(text, "base")[3] == "0.500"
 
