@@ -245,8 +245,9 @@ def folds_markdown(table: Path, scores: Path, name: str) -> str:
         head = ("trained on", *CLASSES[1:])
         lines = [(f"{first.trained_on} scans", *map(_three, other.mean())), ("16 scans", *map(_three, usual.mean()))]
     else:
-        head = ("infection Dice of", "trained on 16 scans", f"on {first.trained_on}, without the patient's other one")
-        lines = [(case, _three(usual["infection"][case]), _three(other["infection"][case])) for case in rows.index]
+        before, after = usual["infection"], other["infection"]
+        head = ("infection Dice of", "trained on 16 scans", f"on {first.trained_on}, without the patient's other one", "change")
+        lines = [(case, _three(before[case]), _three(after[case]), f"{after[case] - before[case]:+.3f}") for case in rows.index]
     said = f"{len(rows)} test cases, {first.steps} steps, seed {first.seed}, {first.minutes:.0f} minutes"
     return f"{_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
 

@@ -142,7 +142,7 @@ def test_training_on_other_folds_is_told_beside_the_stored_run(scores, tmp_path)
     files = tmp_path / "folds.csv", tmp_path / "scores.csv"
     infection = scores[scores["class"] == "infection"].set_index("case")["dice"]
     apart, inverted = folds_markdown(*files, "apart"), folds_markdown(*files, "inverted")
-    assert cells(apart, tested[0])[1:] == [f"{infection[tested[0]]:.3f}", "0.100"]
+    assert cells(apart, tested[0])[1:] == [f"{infection[tested[0]]:.3f}", "0.100", f"{0.1 - infection[tested[0]]:+.3f}"]
     assert NEARLY_EMPTY not in apart and "70 minutes" in apart
     assert cells(inverted, "15 scans")[1:] == ["0.500", "0.600", "0.100"]
     assert cells(inverted, "16 scans")[3] == f"{infection[tested].mean():.3f}"
