@@ -180,7 +180,7 @@ def options_markdown(table: Path) -> str:
         f"{len(first.trained_on.split())} other cases; loss and processor time are of the training. "
         f"Data: {first.data}; seed {first.seed}; {first.machine}."
     )
-    if elsewhere := ", ".join(rows[rows["machine"] != first.machine]["option"]):
+    if elsewhere := "; ".join(rows[rows["machine"] != first.machine]["option"]):
         other = rows[rows["machine"] != first.machine].iloc[0]
         said += f" On another machine ({other.machine}, {other.computed_in}), so with other processor times: {elsewhere}."
     shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
