@@ -338,14 +338,16 @@ def _unmeasured(rows: Mapping[str, Any]) -> str:
 def _taken(rows: Mapping[str, Any]) -> str:
     """On which machines, when, and how quiet they were."""
     measured = [row for row in rows.values() if "wall_min_s" in row["ours"]]
-    machines = sorted({row["machine"] for row in measured})
     if not measured:
         return ""
+    machines = [row["machine"] for row in measured]
+    usual = max(machines, key=machines.count)
+    elsewhere = "".join(f" On {row['machine']}: {row['what']}." for row in measured if row["machine"] != usual)
     dates = sorted({row["date"] for row in measured})
     sides = [side for row in measured for side in (row["ours"], row["peer"])]
     busiest = max(side.get("others_cores", 0.0) for side in sides)
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"Measured {when} on {'; '.join(machines)}. Other processes used up to {busiest:.1f} cores meanwhile."
+    return f"Measured {when} on {usual}. Other processes used up to {busiest:.1f} cores meanwhile.{elsewhere}"
 
 
 def _notes(rows: Mapping[str, Any]) -> str:
