@@ -322,7 +322,11 @@ def _cost_cells(side: Mapping[str, Any]) -> tuple[str, str, str]:
     if "not measured" in side:
         return "not measured", "", ""
     cpu, least, median, peak = (side[name] for name in ("cpu_s", "wall_min_s", "wall_median_s", "peak_gib"))
-    return f"{cpu:.3g}", f"{least:.3g} ({median:.3g})", f"{peak:.2f}"
+    return _short(cpu), f"{_short(least)} ({_short(median)})", f"{peak:.2f}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:.0f}"
 
 
 def _unmeasured(rows: Mapping[str, Any]) -> str:
