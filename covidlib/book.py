@@ -101,8 +101,8 @@ def stage(run: Run) -> Path:
         "options.md": options_markdown(RESULTS / "options.csv"),
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
-        **{f"folds_{name}.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", name)
-           for name in ("inverted", "apart")},
+        "folds_inverted.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", "inverted"),
+        "folds_apart.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", "apart"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():

@@ -178,10 +178,10 @@ def dark_chart(svg: str, ground: str = "#121212") -> str:
 
     A color with less contrast to the ground than 3 to 1 (WCAG 1.4.11) gets as much white as it needs.
     """
-
     dark = np.array(colors.to_rgb(ground))
 
     def turned(color: str) -> str:
+        """A color of the chart as it is on the dark page."""
         rgb = np.array(colors.to_rgb(color))
         if np.ptp(rgb) < 0.1:  # a grey; its tint stays
             grey = rgb.mean()

@@ -104,14 +104,14 @@ def tiles(shape: Sequence[int], profile: Profile) -> Iterator[tuple[Box, Box]]:
 
 def _tile(shape: Sequence[int], profile: Profile) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sides of what is kept of a tile, and how far around it is read."""
-    step, needed = profile.network.smallest_step, math.inf
+    step, gb_per_voxel, needed = profile.network.smallest_step, bytes_per_voxel(profile.network) / 1e9, math.inf
     for share in (1, 2, 4):
         reach = tuple(r // share // m * m for r, m in zip(profile.network.reach, step, strict=True))
         plans = []
         for counts in itertools.product(range(1, 17), repeat=3):
             kept = tuple(-(-n // (count * m)) * m for n, count, m in zip(shape, counts, step, strict=True))
             read = math.prod(min(n, k + 2 * r) for n, k, r in zip(shape, kept, reach, strict=True))
-            plans.append((math.prod(counts) * read, read * bytes_per_voxel(profile.network) / 1e9, kept))
+            plans.append((math.prod(counts) * read, read * gb_per_voxel, kept))
         needed = min(needed, *(gb for _, gb, _ in plans))
         if fitting := [plan for plan in plans if plan[1] <= profile.inference.memory_gb]:
             if share > 1:
