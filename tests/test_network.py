@@ -1,11 +1,14 @@
 """Parameter counts of the paper, shapes in and out, flat levels, seeds."""
 
 import dataclasses
+import importlib
+import os
 
 import numpy as np
 import pytest
 from keras import layers, ops
 
+import covidlib
 from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network, computed_in, has_bfloat16
 from covidlib.profile import Network, load_profile
 
@@ -124,3 +127,13 @@ def test_instance_normalization_takes_each_patch_and_map_by_itself():
     np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_allclose(other.mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(other.std((1, 2, 3)), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "1"), ("0", "0")])
+def test_the_quick_kernels_are_on_unless_the_environment_says_otherwise(given, then, monkeypatch):
+    if given is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    else:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    importlib.reload(covidlib)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == then
