@@ -20,7 +20,7 @@ from covidlib.runs import ROOT, Run, data_name, machine, open_run
 TABLE = ROOT / "results" / "options.csv"
 FOLD, JUDGED_BY = 2, 0  # the fold whose test cases stay unseen; the group that the options are judged by
 STEPS: dict[str, Any] = {
-    "training.epochs": 3, "training.cycle_epochs": 0, "training.batches_per_epoch": 100, "training.validation_batches": 0,
+    "training.epochs": 3, "training.cycle_epochs": [], "training.batches_per_epoch": 100, "training.validation_batches": 0,
 }  # fmt: skip
 FINER = {
     "preprocessing.spacing_mm": [2.0, 2.0, 2.7],

@@ -18,8 +18,9 @@ from covidlib.errors import DataError
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
 
 
-def _number(default: Any, low: float, high: float) -> Any:
-    return field(default=default, metadata={"range": (low, high)})
+def _number(default: Any, low: float, high: float, least: int = 2) -> Any:
+    """A number, or a list of numbers, of `least` or more where its length is not given."""
+    return field(default=default, metadata={"range": (low, high), "least": least})
 
 
 def _choice(default: str, *others: str) -> Any:
@@ -143,7 +144,7 @@ class Training:
     validation_batches: int = _number(16, 0, 10000)
     learning_rate: float = _number(1e-3, 1e-8, 10)
     schedule: str = _choice("plateau", "cosine", "polynomial")
-    cycle_epochs: int = _number(0, 0, 100000)  # above 0: cosine or polynomial, and Adam, begin anew after so many epochs
+    cycle_epochs: tuple[int, ...] = _number((), 1, 100000, least=0)  # e.g. [26, 10]: after 26 epochs rate and Adam begin anew
     plateau_patience: int = _number(15, 1, 100000)
     plateau_factor: float = _number(0.1, 1e-3, 1)
     plateau_delta: float = _number(1e-4, 0, 1)
@@ -196,12 +197,12 @@ class Profile:
                 raise DataError(
                     f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
                 )
-        training, cycle = self.training, self.training.cycle_epochs
+        training, cycles = self.training, self.training.cycle_epochs
         simple = training.schedule != "plateau" and training.weights == "last" and not training.average_momentum
-        if cycle and not (simple and training.epochs % cycle == 0):
+        if cycles and not (simple and sum(cycles) == training.epochs):
             raise DataError(
-                f"profile {self.name}: training.cycle_epochs is {cycle}; allowed: 0, or a part of training.epochs "
-                f"({training.epochs}) with schedule cosine or polynomial, weights last and average_momentum 0"
+                f"profile {self.name}: training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to "
+                f"training.epochs ({training.epochs}), with schedule cosine or polynomial, weights last and average_momentum 0"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -305,7 +306,7 @@ def _checked(value: Any, kind: Any, allowed: Mapping[str, Any], where: str) -> A
 
 def _checked_tuple(value: Any, kinds: tuple[Any, ...], allowed: Mapping[str, Any], where: str) -> tuple[Any, ...]:
     open_ended = kinds[-1] is Ellipsis
-    size_ok = isinstance(value, list | tuple) and (len(value) >= 2 if open_ended else len(value) == len(kinds))
+    size_ok = isinstance(value, list | tuple) and (len(value) >= allowed["least"] if open_ended else len(value) == len(kinds))
     if not size_ok:
         size = "two or more" if open_ended else len(kinds)
         raise DataError(f"{where} is {value!r}; allowed: a list of {size} numbers ({kinds[0].__name__})")

@@ -1,5 +1,6 @@
 """A fold in; trained weights and a history out. Stops at any minute and goes on. Paper section 3.6."""
 
+import itertools
 import logging
 import math
 import shutil
@@ -30,7 +31,7 @@ def train_fold(
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
-    fold_<k>.previous and training begins anew. A finished fold of fewer cycles (`training.cycle_epochs`) goes on from there.
+    fold_<k>.previous and training begins anew. A fold of fewer cycles (`training.cycle_epochs`) goes on from where it is.
 
     Args:
         run: the run.
@@ -42,14 +43,14 @@ def train_fold(
         history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
     """
     folder = run.fold_folder(number)
-    key = _key(run, number)
-    state = _state(folder, key, run.profile.training)
+    keys = _keys(run, number)
+    state = _state(folder, keys)
     if _complete(state, run.profile.training):
         return state["history"]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
     model = compiled_network(run.profile)
-    history = fit(model, train, test, run.profile, folder, key, on_epoch, workers)
+    history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
     took = {"epochs": len(history), "minutes": history[-1]["minutes"], "commit": commit(), "machine": machine()}
     write_json(folder / "fold.json", {**took, "versions": versions(), "test": fold.test})
     return history
@@ -114,10 +115,15 @@ def next_rate(epoch: int, state: dict[str, Any], settings: Training) -> float:
     """
     if settings.schedule == "plateau":
         return float(state["rate"])
-    cycle = settings.cycle_epochs
-    share = epoch % cycle / cycle if cycle else epoch / settings.epochs
+    start = max(start for start in _starts(settings) if start <= epoch)
+    share = (epoch - start) / dict(zip(_starts(settings), settings.cycle_epochs or (settings.epochs,), strict=True))[start]
     shape = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else (1 - share) ** 0.9
     return max(settings.learning_rate_floor, settings.learning_rate * shape)
+
+
+def _starts(settings: Training) -> list[int]:
+    """The epochs that begin a cycle."""
+    return [0, *itertools.accumulate(settings.cycle_epochs[:-1])]
 
 
 def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
@@ -155,7 +161,7 @@ class Keeper(keras.callbacks.Callback):
         """Restore the last checkpoint into model and optimizer; returns the epoch to begin with (0 where there is none)."""
         kept = read_json(self.folder / "checkpoint.json")
         if kept:
-            self.state = kept
+            self.state = {**kept, "key": self.state["key"]}
             if not kept["done"]:
                 model.optimizer.build(model.trainable_variables)
             model.load_weights(self.folder / "model.weights.h5" if kept["done"] else self._weights(len(kept["history"])))
@@ -164,7 +170,7 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the learning rate; with a new cycle, forget Adam's means, so that it begins as from a finished fold's weights."""
         self.started = time.monotonic()
-        if self.settings.cycle_epochs and epoch and epoch % self.settings.cycle_epochs == 0:
+        if epoch in _starts(self.settings)[1:]:
             for variable in self.model.optimizer.variables:
                 variable.assign(ops.zeros_like(variable))
         self.model.optimizer.learning_rate = next_rate(epoch, self.state, self.settings)
@@ -214,14 +220,19 @@ class Keeper(keras.callbacks.Callback):
         return self.folder / f"checkpoint-{epoch:04d}.weights.h5"
 
 
-def _key(run: Run, number: int) -> str:
+def _keys(run: Run, number: int) -> list[str]:
+    """What makes the fold, if training ends with its first cycle, the second, and so on; the last is the whole."""
     settings = run.profile.as_dict()
     fold = run.folds[number]
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
-    if run.profile.training.cycle_epochs:
-        del made_by["training"]["epochs"]  # a cycle is what it is, however many come after it
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
-    return fingerprint([made_by, fold.train, fold.test, volumes], *CODE)
+    keys = []
+    cycles = settings["training"]["cycle_epochs"]
+    for end in range(1, len(cycles) + 1) or [0]:
+        length = {"cycle_epochs": cycles[:end], "epochs": sum(cycles[:end]) or settings["training"]["epochs"]}
+        made_by["training"] = {**settings["training"], **length}
+        keys.append(fingerprint([made_by, fold.train, fold.test, volumes], *CODE))
+    return keys
 
 
 def _content(run: Run, case: str) -> str:
@@ -233,9 +244,9 @@ def _complete(state: dict[str, Any], settings: Training) -> bool:
     return bool(state.get("done")) and (state["stop"] or len(state["history"]) >= settings.epochs)
 
 
-def _state(folder: Path, key: str, settings: Training) -> dict[str, Any]:
+def _state(folder: Path, keys: list[str]) -> dict[str, Any]:
     state = read_json(folder / "checkpoint.json") or {}
-    if state and (state["key"] != key or len(state["history"]) > settings.epochs):
+    if state and state["key"] not in keys:
         aside = folder.with_name(f"{folder.name}.previous")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)

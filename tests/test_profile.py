@@ -109,11 +109,11 @@ WRONG = {
     "intensity as a list": ({"data.intensity": ["coronacases_001"]}, "data.intensity", "allowed: a section"),
     "patch not divisible": ({"patches.shape_vox": [160, 150, 80]}, "patches.shape_vox", "multiples of [16, 16, 16]"),
     "half a cycle": (
-        {"training.cycle_epochs": 300, "training.schedule": "cosine", "training.weights": "last"},
+        {"training.cycle_epochs": [300, 300], "training.schedule": "cosine", "training.weights": "last"},
         "training.cycle_epochs",
-        "a part of training.epochs (1000)",
+        "add up to training.epochs (1000)",
     ),
-    "cycles of a plateau": ({"training.cycle_epochs": 100}, "training.cycle_epochs", "with schedule cosine or polynomial"),
+    "cycles of a plateau": ({"training.cycle_epochs": [1000]}, "training.cycle_epochs", "with schedule cosine or polynomial"),
     "window not divisible": ({"inference.window_shape_vox": [160, 160, 81]}, "inference.window_shape_vox", "e.g. [160, 160, 80]"),
 }
 

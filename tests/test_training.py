@@ -75,8 +75,10 @@ def test_next_rate_by_hand():
     half = 0.5 + 0.25 * math.sqrt(2)  # (1 + cos 45 degrees) / 2
     assert [next_rate(epoch, {}, cosine) for epoch in range(4)] == pytest.approx([1, half, 0.5, 1 - half])
     assert next_rate(4, {}, cosine) == 0.1
-    again = Training(schedule="cosine", epochs=4, cycle_epochs=2, learning_rate=1.0)
+    again = Training(schedule="cosine", epochs=4, cycle_epochs=(2, 2), learning_rate=1.0)
     assert [next_rate(epoch, {}, again) for epoch in range(4)] == pytest.approx([1, 0.5, 1, 0.5])
+    shorter = Training(schedule="cosine", epochs=5, cycle_epochs=(4, 1), learning_rate=1.0)
+    assert [next_rate(epoch, {}, shorter) for epoch in (0, 2, 4)] == pytest.approx([1, 0.5, 1])
     polynomial = Training(schedule="polynomial", epochs=4, learning_rate=1.0)
     assert [next_rate(epoch, {}, polynomial) for epoch in (0, 2)] == pytest.approx([1, 0.5**0.9])
 
@@ -233,11 +235,11 @@ def test_a_trained_fold_leaves_weights_history_and_what_it_took(trained_run):
     assert written["versions"]["keras"] == keras.__version__ and "cores" in written["machine"]
 
 
-CYCLES = {"training.schedule": "cosine", "training.weights": "last", "training.cycle_epochs": 2}
+CYCLES = {"training.schedule": "cosine", "training.weights": "last"}
 
 
 def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tmp_path, tiny_volumes, tiny_profile):
-    once, twice = (tiny_profile({**CYCLES, "training.epochs": epochs}) for epochs in (2, 4))
+    once, twice = (tiny_profile({**CYCLES, "training.epochs": sum(c), "training.cycle_epochs": c}) for c in ([2], [2, 1]))
     unbroken = tiny_fit(tiny_volumes, twice, tmp_path / "unbroken")
     half = tiny_fit(tiny_volumes, once, tmp_path / "broken")
     whole = tiny_fit(tiny_volumes, twice, tmp_path / "broken")
@@ -247,17 +249,19 @@ def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tm
 
 
 def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, monkeypatch, tiny_yaml, tiny_folder):
-    def run(epochs):
-        return open_run(tiny_yaml, tiny_folder, tmp_path, {**CYCLES, "training.epochs": epochs, "training.batches_per_epoch": 1})
+    def run(*cycles):
+        lengths = {"training.epochs": sum(cycles), "training.cycle_epochs": list(cycles), "training.batches_per_epoch": 1}
+        return open_run(tiny_yaml, tiny_folder, tmp_path, {**CYCLES, **lengths})
 
     assert len(train_fold(run(2), 0)) == 2
-    assert len(train_fold(run(4), 0)) == 4
+    assert len(train_fold(run(2, 1), 0)) == 3
     assert not (tmp_path / "fold_0.previous").exists()
     monkeypatch.setattr(training, "fit", no_fit)
-    assert len(train_fold(run(4), 0)) == 4
-    with pytest.raises(AssertionError, match="trained again"):
-        train_fold(run(2), 0)
-    assert (tmp_path / "fold_0.previous").exists()
+    assert len(train_fold(run(2, 1), 0)) == 3
+    for other in ((2,), (3,), (1, 2)):
+        with pytest.raises(AssertionError, match="trained again"):
+            train_fold(run(*other), 0)
+        (tmp_path / "fold_0.previous").replace(tmp_path / "fold_0")
 
 
 def no_fit(*arguments, **options):
