@@ -75,6 +75,28 @@ def surface_scores(
     }
 
 
+def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Voxels of each true class (rows) by the class that they were marked as (columns): (4, 4) integers.
+
+    truth, prediction: integer labels 0-3 (x, y, z) of one shape.
+    """
+    count = len(CLASSES)
+    pairs = count * truth.astype(np.uint8).ravel() + prediction.astype(np.uint8).ravel()
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
+
+
+def confusion_fold(run: Run, number: int) -> "pd.DataFrame":
+    """`confusion` of a fold's predictions: fold, case, truth (a class), then voxels by the class they were marked as."""
+    import pandas as pd
+
+    rows = []
+    for case in run.folds[number].test:
+        counted = confusion(run.case(case).labels, run.predicted_labels(number, case))
+        for name, row in zip(CLASSES, counted.tolist(), strict=True):
+            rows.append({"fold": number, "case": case, "truth": name, **dict(zip(CLASSES, row, strict=True))})
+    return pd.DataFrame(rows)
+
+
 def score_fold(run: Run, number: int) -> "pd.DataFrame":
     """Scores of a fold's predictions at the original resolution: fold, case and the columns of `score`, one row per class.
 

@@ -67,6 +67,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
         "In the form of the paper's Table 1, with all cases:",
         table_1_markdown(scores),
         cases_markdown(scores),
+        *([confusion_markdown(folder / "confusion.csv")] if (folder / "confusion.csv").is_file() else []),
         *shown,
         overfitting_markdown(histories),
     ]
@@ -128,6 +129,32 @@ def cases_markdown(scores: "pd.DataFrame") -> str:
         "surfaces keep within; and how much there is:\n\n"
         + _table(("case", "sensitivity", "surface Dice", "HD95", "true mL", "marked mL"), rest_rows)
     )
+
+
+def confusion_markdown(table: Path) -> str:
+    """What the networks took each class for, and lungs and infection as one, from the file that `store` writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    rows = pd.read_csv(table)
+    counts = rows[rows["case"] != NEARLY_EMPTY].groupby(["case", "truth"])[list(CLASSES)].sum()
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
+    mean = shares.groupby("truth").mean().loc[list(CLASSES[1:])]
+    head = ("of what is truly", *(f"marked as {name}" for name in CLASSES))
+    lines = [(name, *(f"{share:.1f} %" for share in row)) for name, *row in mean.itertuples(name=None)]
+    chest = [_dice_of_chest(one.droplevel("case")) for _, one in counts.groupby("case")]
+    return (
+        f"What was taken for what, mean over {len(chest)} cases:\n\n{_table(head, lines)}\nLungs and infection counted as one: "
+        f"mean Dice {_three(sum(chest) / len(chest))}, the lowest {_three(min(chest))}."
+    )
+
+
+def _dice_of_chest(counted: "pd.DataFrame") -> float:
+    """Dice of all that is not background, from voxels by true class (rows) and marked class."""
+    inside = list(CLASSES[1:])
+    hit = counted.loc[inside, inside].to_numpy().sum()
+    return 2 * hit / (counted.loc[inside].to_numpy().sum() + counted[inside].to_numpy().sum())
 
 
 def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
-from covidlib.metrics import NEARLY_EMPTY
+from covidlib.metrics import NEARLY_EMPTY, confusion_fold
 from covidlib.preprocessing import pack_prepared
 from covidlib.report import scores_in_short
 from covidlib.runs import ROOT, Run
@@ -22,7 +22,8 @@ def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv (a row per epoch); and what needs the scans: quantities.csv (`quantify_fold`) and the `pictures`.
+    history_fold_<k>.csv (a row per epoch); and what needs the scans: quantities.csv (`quantify_fold`), confusion.csv
+    (`confusion_fold`) and the `pictures`.
 
     Raises:
         DataError: the run has not been evaluated yet.
@@ -39,8 +40,9 @@ def store_results(run: Run, folder: Path) -> Path:
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
     folds = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"]))
-    with whole_file(Path(folder) / "quantities.csv") as temporary:
-        pd.concat([quantify_fold(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.6g")
+    for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
+        with whole_file(Path(folder) / f"{name}.csv") as temporary:
+            pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")
     for name, figure in pictures(run).items():
         with whole_file(Path(folder) / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")

@@ -8,7 +8,17 @@ import pytest
 
 from covidlib.dataset import CLASSES, Fold, save_labels
 from covidlib.errors import DataError
-from covidlib.metrics import NEARLY_EMPTY, headline, score, score_fold, score_folders, score_run, surface_scores, table_1
+from covidlib.metrics import (
+    NEARLY_EMPTY,
+    confusion,
+    headline,
+    score,
+    score_fold,
+    score_folders,
+    score_run,
+    surface_scores,
+    table_1,
+)
 from covidlib.profile import Profile
 from covidlib.runs import Run
 
@@ -37,6 +47,15 @@ PREDICTION = labels("""
     1 . . 3 3
     . . . . 3
 """)
+
+
+def test_confusion_counts_what_was_taken_for_what():
+    assert confusion(TRUTH, PREDICTION).tolist() == [
+        [8, 1, 0, 1],
+        [1, 3, 0, 0],
+        [0, 0, 3, 0],
+        [0, 0, 1, 2],
+    ]
 
 
 def check(row, dice, sensitivity, specificity, truth_voxels, predicted_voxels):

@@ -6,10 +6,12 @@ import re
 import pandas as pd
 import pytest
 
+from covidlib.dataset import CLASSES
 from covidlib.files import write_json
 from covidlib.metrics import NEARLY_EMPTY
 from covidlib.report import (
     cases_markdown,
+    confusion_markdown,
     decisions_markdown,
     folds_markdown,
     means_markdown,
@@ -62,6 +64,24 @@ def test_table_1_has_a_row_per_fold_and_the_average(scores):
     lines = table_1_markdown(scores).splitlines()
     assert [line.split("|")[1].strip() for line in lines] == ["fold", "---", "0", "1", "average"]
     assert cells("\n".join(lines), "average")[4] == f"{(0.75 + 0.125) / 2:.3f}"
+
+
+def test_confusion_in_percent_of_the_truth_and_lungs_with_infection_as_one(tmp_path):
+    """Case b marks half of the left lung as infection, and 10 of 40 voxels of both lungs as background."""
+    rows = [
+        *[("a", name, *(20 * (name == other) for other in CLASSES)) for name in CLASSES],
+        ("b", "background", 50, 0, 0, 0),
+        ("b", "left lung", 0, 10, 0, 10),
+        ("b", "right lung", 10, 0, 10, 0),
+        ("b", "infection", 0, 0, 0, 0),
+        (NEARLY_EMPTY, "left lung", 99, 1, 0, 0),
+    ]
+    pd.DataFrame(rows, columns=["case", "truth", *CLASSES]).to_csv(tmp_path / "confusion.csv", index=False)
+    text = confusion_markdown(tmp_path / "confusion.csv")
+    assert cells(text, "left lung") == ["left lung", "0.0 %", "75.0 %", "0.0 %", "25.0 %"]
+    assert cells(text, "infection") == ["infection", "0.0 %", "0.0 %", "0.0 %", "100.0 %"]
+    low = 2 * 30 / (40 + 30)
+    assert f"mean Dice {(1 + low) / 2:.3f}, the lowest {low:.3f}" in text and "mean over 2 cases" in text
 
 
 def test_overfitting_reads_the_last_epoch_of_each_fold():

@@ -60,8 +60,8 @@ def test_a_run_without_a_trained_fold_has_no_weights_to_export(tiny_yaml, tiny_f
 
 def test_store_copies_scores_histories_and_settings_and_draws_what_needs_the_scans(evaluated, tmp_path):
     stored = store_results(evaluated, tmp_path / "stored")
-    names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "quantities.csv", "figure6.png", "failures.png"}
-    assert {path.name for path in stored.iterdir()} == names
+    names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
+    assert {path.name for path in stored.iterdir()} == names | {"quantities.csv", "confusion.csv"}
     assert (stored / "history_fold_0.csv").read_text() == (evaluated.folder / "fold_0" / "history.csv").read_text()
 
 
