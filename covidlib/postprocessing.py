@@ -91,7 +91,9 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from scipy.ndimage import label
 
     numbered, count = label(mask, np.ones((3, 3, 3)))
-    return numbered, np.bincount(numbered.ravel(), minlength=count + 1)
+    sizes = np.bincount(numbered[mask], minlength=count + 1)
+    sizes[0] = mask.size - sizes.sum()
+    return numbered, sizes
 
 
 def _with_most_lung(labels: np.ndarray, numbered: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
 from covidlib.postprocessing import decide
-from covidlib.preprocessing import prepare, resample, to_grey
+from covidlib.preprocessing import Prepared, prepare, resample, to_grey
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.scan import Scan, find_scans, read_scan
@@ -89,12 +89,16 @@ class Predictor:
 
         Arguments and errors as `read_scan`; or what `read_scan` gave.
         """
+        scan = source if isinstance(source, Scan) else read_scan(source, spacing_mm, intensity, name)
+        return self.predict(scan, prepare(scan.case, self.profile.preprocessing))
+
+    def predict(self, scan: Scan, prepared: Prepared) -> Prediction:
+        """The same for a scan that is prepared by the profile's `preprocessing` already."""
         from tqdm import tqdm
 
         from covidlib.inference import predict_volume
 
-        scan = source if isinstance(source, Scan) else read_scan(source, spacing_mm, intensity, name)
-        case, prepared = scan.case, prepare(scan.case, self.profile.preprocessing)
+        case = scan.case
         probabilities = np.float32(0)
         for model in tqdm(self.models, f"networks on {case.id}", disable=None, leave=False):
             probabilities = probabilities + predict_volume(model, prepared, self.profile) / np.float32(len(self.models))
@@ -143,21 +147,21 @@ def predict_scans(
         todo = [name for name in scans if not _is_finished(folder, name, keys[name], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
 
-        def read(name: str) -> Future[Scan]:
-            """The scan to come, read aside."""
-            return reader.submit(read_scan, scans[name], None, intensity, name)
+        def read(name: str) -> tuple[Scan, Prepared]:
+            scan = read_scan(scans[name], None, intensity, name)
+            return scan, prepare(scan.case, profile.preprocessing)
 
         if todo:
-            coming = read(todo[0])
+            coming = reader.submit(read, todo[0])
             import covidlib.inference  # noqa: F401  TensorFlow loads while the first scan is read
 
             wait([coming])  # no thread may be reading while Predictor makes errors of warnings
             predictor = Predictor(weights, memory_gb)
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
-            scan, coming = coming, read(todo[number]) if number < len(todo) else None  # the next, while this one is predicted
+            taken, coming = coming, reader.submit(read, todo[number]) if number < len(todo) else None  # the next, meanwhile
             try:
                 _forget(folder, name)
-                said = _predict_one(predictor, name, scan.result(), folder, keys[name], probabilities)
+                said = _predict_one(predictor, name, *taken.result(), folder, keys[name], probabilities)
                 problem = None
             except Exception as error:  # one bad scan must not stop the others
                 _forget(folder, name)
@@ -217,12 +221,16 @@ def _reason(name: str, error: Exception) -> str:
     return f"{name}: {kind}; an error of the program, or of the machine (disk, memory)"
 
 
-def _predict_one(predictor: Predictor, name: str, scan: Scan, folder: Path, key: str, probabilities: bool) -> str:
+def _predict_one(
+    predictor: Predictor, name: str, scan: Scan, prepared: Prepared, folder: Path, key: str, probabilities: bool
+) -> str:
     """Predict a scan and write its files, the row of the table last; returns a line about it."""
-    result = predictor(scan)
+    result = predictor.predict(scan, prepared)
     said = f"{name}: {_sentence(result)}"
-    save_labels(result.labels, result.case, folder / f"{name}_labels.nii.gz")
-    _save_overlay(result, said, folder / f"{name}_overlay.png")
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(save_labels, result.labels, result.case, folder / f"{name}_labels.nii.gz")
+        _save_overlay(result, said, folder / f"{name}_overlay.png")
+    written.result()
     if probabilities:
         _save_probabilities(result, folder / f"{name}_probabilities.nii.gz")
     size = {f"{axis}_mm": length for axis, length in zip("xyz", result.case.spacing_mm, strict=True)}
