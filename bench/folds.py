@@ -5,7 +5,7 @@
     python bench/folds.py --data DIR --only apart        fold 2, which tests radiopaedia_10_85902_1, without the other scan of
                                                          that patient, radiopaedia_10_85902_3, among its 16 training cases
 
-As many steps as the profile's own folds, which results/surrogate/scores.csv holds for comparison.
+Trained for the profile's first cycle: results/surrogate_one_cycle holds folds of as many steps for comparison.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from covidlib.training import train_fold
 
 TABLE = ROOT / "results" / "folds.csv"
 TRIED = {"inverted": 0, "apart": 2}  # and the fold that is trained
+ONE_CYCLE = {"training.epochs": 26, "training.cycle_epochs": [26]}
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
 
 def opened(profile: str, data: str, name: str) -> Run:
     """The run whose fold `TRIED[name]` is the one to train."""
-    run = open_run(profile, data, ROOT / "runs" / "folds" / name, {"folds.scheme": "inverted" if name == "inverted" else "ma"})
+    scheme = "inverted" if name == "inverted" else "ma"
+    run = open_run(profile, data, ROOT / "runs" / "folds" / name, {"folds.scheme": scheme, **ONE_CYCLE})
     if name == "inverted":
         return run
     return replace(run, folds=tuple(without_known_patients(fold) for fold in run.folds))

@@ -30,6 +30,7 @@ BUILD = ROOT / "_build"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
+RECIPES = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle", "surrogate")  # in the order they were tried
 
 
 def build_book(run: Run) -> Path:
@@ -97,12 +98,12 @@ def stage(run: Run) -> Path:
         "two_lungs.md": decisions_markdown(RESULTS / "decisions.csv", "two_lungs"),
         "specks.md": decisions_markdown(RESULTS / "decisions.csv", "smallest_infection_ml"),
         "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
-        "recipes.md": recipes_markdown([RESULTS / name for name in ("surrogate_batch_norm", "surrogate_fine", "surrogate")]),
+        "recipes.md": recipes_markdown([RESULTS / name for name in RECIPES]),
         "options.md": options_markdown(RESULTS / "options.csv"),
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
-        "folds_inverted.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", "inverted"),
-        "folds_apart.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate" / "scores.csv", "apart"),
+        "folds_inverted.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv", "inverted"),
+        "folds_apart.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv", "apart"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
