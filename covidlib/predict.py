@@ -148,6 +148,7 @@ def predict_scans(
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
 
         def read(name: str) -> tuple[Scan, Prepared]:
+            """A scan, read and prepared aside."""
             scan = read_scan(scans[name], None, intensity, name)
             return scan, prepare(scan.case, profile.preprocessing)
 

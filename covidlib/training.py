@@ -115,15 +115,17 @@ def next_rate(epoch: int, state: dict[str, Any], settings: Training) -> float:
     """
     if settings.schedule == "plateau":
         return float(state["rate"])
-    start = max(start for start in _starts(settings) if start <= epoch)
-    share = (epoch - start) / dict(zip(_starts(settings), settings.cycle_epochs or (settings.epochs,), strict=True))[start]
+    start, length = _cycle(epoch, settings)
+    share = (epoch - start) / length
     shape = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else (1 - share) ** 0.9
     return max(settings.learning_rate_floor, settings.learning_rate * shape)
 
 
-def _starts(settings: Training) -> list[int]:
-    """The epochs that begin a cycle."""
-    return [0, *itertools.accumulate(settings.cycle_epochs[:-1])]
+def _cycle(epoch: int, settings: Training) -> tuple[int, int]:
+    """The first epoch and the length of the cycle that an epoch lies in; past the last, of the last."""
+    lengths = settings.cycle_epochs or (settings.epochs,)
+    starts = itertools.accumulate(lengths[:-1], initial=0)
+    return max(pair for pair in zip(starts, lengths, strict=True) if pair[0] <= epoch)
 
 
 def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
@@ -170,7 +172,7 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the learning rate; with a new cycle, forget Adam's means, so that it begins as from a finished fold's weights."""
         self.started = time.monotonic()
-        if epoch in _starts(self.settings)[1:]:
+        if epoch and epoch == _cycle(epoch, self.settings)[0]:
             for variable in self.model.optimizer.variables:
                 variable.assign(ops.zeros_like(variable))
         self.model.optimizer.learning_rate = next_rate(epoch, self.state, self.settings)
