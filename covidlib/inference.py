@@ -5,7 +5,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -44,13 +44,25 @@ def predict_volume(model: keras.Model, volume: Prepared, profile: Profile) -> np
     Raises:
         DataError: the smallest tiles need more memory than `memory_gb`.
     """
-    views = list(_mirrored_axes(profile.inference.mirror_axes))
-    total = np.zeros((*volume.image.shape, len(CLASSES)), np.float32)
-    for axes in views:
-        seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
-        found = np.flip(_predict_once(model, seen, profile), axes)
-        total += found[..., EXCHANGED] if 0 in axes else found
-    return total / np.float32(len(views))
+
+    def views() -> Iterator[np.ndarray]:
+        for axes in _mirrored_axes(profile.inference.mirror_axes):
+            seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
+            found = np.flip(_predict_once(model, seen, profile), axes)
+            yield found[..., EXCHANGED] if 0 in axes else found
+
+    return mean(views())
+
+
+def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of arrays of one shape, written over the first of them: at full size every copy counts."""
+    parts = iter(parts)
+    total, count = next(parts), 1
+    for part in parts:
+        total += part
+        count += 1
+    total /= np.float32(count)
+    return total
 
 
 def predict_fold(run: Run, number: int) -> dict[str, Path]:
@@ -139,13 +151,13 @@ def _predict_once(model: keras.Model, volume: Prepared, profile: Profile) -> np.
     body = body_box(volume.image)
     padded = [-(-(side.stop - side.start) // m) * m for side, m in zip(body, profile.network.smallest_step, strict=True)]
     image = crop(volume.image, [side.start for side in body], padded, volume.air)
-    found = np.empty((*padded, len(CLASSES)), np.float32)
-    for read, keep in tiles(padded, profile):
-        inside = tuple(slice(k.start - r.start, k.stop - r.start) for r, k in zip(read, keep, strict=True))
-        found[keep] = _probabilities(model, image[read])[inside]
     whole = np.zeros((*volume.image.shape, len(CLASSES)), np.float32)
     whole[..., 0] = 1
-    whole[body] = found[tuple(slice(0, side.stop - side.start) for side in body)]
+    for read, keep in tiles(padded, profile):
+        place = tuple(slice(b.start + k.start, min(b.start + k.stop, b.stop)) for b, k in zip(body, keep, strict=True))
+        origin = [b.start + r.start for b, r in zip(body, read, strict=True)]
+        inside = tuple(slice(p.start - o, p.stop - o) for p, o in zip(place, origin, strict=True))
+        whole[place] = _probabilities(model, image[read])[inside]
     return whole
 
 

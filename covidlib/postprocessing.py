@@ -75,10 +75,9 @@ def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     if not asked.any():
         steps, asked = [1, 1, 1], inside
     nearest = distance_transform_edt(asked == 0, np.multiply(spacing_mm, steps), return_distances=False, return_indices=True)
-    found = asked[tuple(nearest)]
-    for axis, step in enumerate(steps):
-        found = found.repeat(step, axis).take(range(inside.shape[axis]), axis)
-    np.copyto(inside, found, where=labels[box] == INFECTION)
+    infected = np.nonzero(labels[box] == INFECTION)
+    there = tuple(place // step for place, step in zip(infected, steps, strict=True))
+    inside[infected] = asked[tuple(axis[there] for axis in nearest)]
     return sides
 
 

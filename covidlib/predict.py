@@ -18,7 +18,7 @@ from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file
 from covidlib.postprocessing import decide
-from covidlib.preprocessing import Prepared, prepare, resample, to_grey
+from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.scan import Scan, find_scans, read_scan
@@ -90,19 +90,21 @@ class Predictor:
         Arguments and errors as `read_scan`; or what `read_scan` gave.
         """
         scan = source if isinstance(source, Scan) else read_scan(source, spacing_mm, intensity, name)
-        return self.predict(scan, prepare(scan.case, self.profile.preprocessing))
+        return self.measure(scan, *self.mark(scan.case, prepare(scan.case, self.profile.preprocessing)))
 
-    def predict(self, scan: Scan, prepared: Prepared) -> Prediction:
-        """The same for a scan that is prepared by the profile's `preprocessing` already."""
+    def mark(self, case: Case, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
+        """Mean probabilities and labels, as in Prediction, of a case that is `prepared` by the profile's preprocessing."""
         from tqdm import tqdm
 
-        from covidlib.inference import predict_volume
+        from covidlib.inference import mean, predict_volume
 
+        models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
+        probabilities = mean(predict_volume(model, prepared, self.profile) for model in models)
+        return probabilities, decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference)
+
+    def measure(self, scan: Scan, probabilities: np.ndarray, labels: np.ndarray) -> Prediction:
+        """What `mark` found, with quantities and doubts."""
         case = scan.case
-        probabilities = np.float32(0)
-        for model in tqdm(self.models, f"networks on {case.id}", disable=None, leave=False):
-            probabilities = probabilities + predict_volume(model, prepared, self.profile) / np.float32(len(self.models))
-        labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference)
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
         return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)
@@ -226,10 +228,11 @@ def _predict_one(
     predictor: Predictor, name: str, scan: Scan, prepared: Prepared, folder: Path, key: str, probabilities: bool
 ) -> str:
     """Predict a scan and write its files, the row of the table last; returns a line about it."""
-    result = predictor.predict(scan, prepared)
-    said = f"{name}: {_sentence(result)}"
+    marked = predictor.mark(scan.case, prepared)
     with ThreadPoolExecutor(1) as writer:
-        written = writer.submit(save_labels, result.labels, result.case, folder / f"{name}_labels.nii.gz")
+        written = writer.submit(save_labels, marked[1], scan.case, folder / f"{name}_labels.nii.gz")
+        result = predictor.measure(scan, *marked)
+        said = f"{name}: {_sentence(result)}"
         _save_overlay(result, said, folder / f"{name}_overlay.png")
     written.result()
     if probabilities:
@@ -306,8 +309,9 @@ def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
 def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:
     """Why this may be no whole chest, or not one such as the networks were trained on."""
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
-    grey = to_grey(case.image, case.intensity, settings)
-    lung_like_ml = voxel_ml * np.count_nonzero((grey > LUNG_GREY[0]) & (grey < LUNG_GREY[1]))
+    black, white = grey_span(case.image, case.intensity, settings)
+    air, dense = (black + grey / 255 * (white - black) if np.isfinite(black) else grey for grey in LUNG_GREY)
+    lung_like_ml = voxel_ml * np.count_nonzero((case.image > air) & (case.image < dense))
     if lung_like_ml < LUNGS_ML[0]:
         yield f"hardly anything as dark as lung in it ({lung_like_ml:.0f} mL): a head, an abdomen, another kind of intensity?"
     if found["lung_ml"] < LUNGS_ML[0]:
@@ -322,5 +326,6 @@ def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: 
     cut = [end for end, size in (("bottom", area[0]), ("top", area[-1])) if size > 0.1 * area.max()]
     if cut:
         yield f"lungs cut off at the {' and the '.join(cut)}: volumes and percents are of what is shown"
-    if float(np.median(grey[labels > 0])) > LUNG_GREY[1]:
+    marked = labels > 0
+    if np.count_nonzero(marked & (case.image > dense)) > np.count_nonzero(marked) / 2:
         yield "what was marked as lung is mostly not as dark as lung"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.postprocessing import lung_sides, pieces
+from covidlib.postprocessing import LUNGS, lung_sides, pieces
 from covidlib.preprocessing import box_of
 from covidlib.runs import Run
 
@@ -36,8 +36,11 @@ def quantify(
     sides, infected = lung_sides(labels, spacing_mm), labels == 3
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     found: dict[str, float | int | str] = {}
-    for prefix, part in (("", np.True_), ("left_", sides == 1), ("right_", sides == 2)):
-        lung_ml, infection_ml = (np.count_nonzero(part & which) * voxel_ml for which in (sides > 0, infected))
+    lungs = [np.count_nonzero(sides == side) for side in LUNGS]
+    infections = np.bincount(sides[infected], minlength=3)[1:]  # infection without any lung lies in neither
+    voxels = ((sum(lungs), np.count_nonzero(infected)), *zip(lungs, infections, strict=True))
+    for prefix, counted in zip(("", "left_", "right_"), voxels, strict=True):
+        lung_ml, infection_ml = (float(count * voxel_ml) for count in counted)
         found[f"{prefix}lung_ml"], found[f"{prefix}infection_ml"] = lung_ml, infection_ml
         found[f"{prefix}infected_percent"] = 100 * infection_ml / lung_ml if lung_ml else float("nan")
     in_hu = image is not None and intensity == "hu" and infected.any()

@@ -114,15 +114,17 @@ def read_scan(
         if path and not re.search(NIFTI, str(source)):
             raise DataError(f"{where}: neither a folder nor a file that ends in .nii or .nii.gz; allowed: {ALLOWED}")
         array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        array = _without_padding(array.astype(np.float32, copy=False), notes)
+    if array.dtype.name not in ("int16", "uint16", "uint8", "int8"):  # these stay small until they are turned
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            array = array.astype(np.float32, copy=False)
+    array = _without_padding(array, notes)
     kind = intensity or detect_intensity(array)
     problems = list(_image_problems(array, kind, where))
     if problems:
         raise DataError("\n".join(problems))
     case = make_case(name, array, affine, _anonymous(header), str(kind))
     if kind == "hu":
-        case = replace(case, image=np.maximum(case.image, AIR_HU))  # a new array: an array given is never changed
+        np.maximum(case.image, AIR_HU, out=case.image)  # a copy by now: an array given is never changed
     elif intensity is None:
         notes.append("taken as grey 0-255, not HU")
     case = _judge_geometry(case, notes, doubts)
