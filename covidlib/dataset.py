@@ -228,11 +228,12 @@ def make_folds(cases: Sequence[str], settings: Folds) -> list[Fold]:
 
     Args:
         cases: all case ids.
-        settings: scheme "ma" (the five published groups), "random" (seeded), "grouped" (random, one patient's scans kept
-            together) or "inverted" (Ma et al.'s 20/80: train on the group, test on the rest).
+        settings: scheme "ma" (the five published groups), "random" (seeded), "grouped" (random, the release's two scans of one
+            patient kept together) or "inverted" (Ma et al.'s 20/80: train on the group, test on the rest).
 
     Raises:
-        DataError: a case that no published group holds, a group without a case, or more folds than patients.
+        DataError: a case that no published group holds, a group without a case, "grouped" without these two scans, or more
+            folds than patients.
     """
     groups = _published(cases) if settings.scheme in ("ma", "inverted") else _dealt(cases, settings)
     folds = []
@@ -246,10 +247,10 @@ def make_folds(cases: Sequence[str], settings: Folds) -> list[Fold]:
 def _published(cases: Sequence[str]) -> list[tuple[str, ...]]:
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
-        raise DataError(f"folds.scheme ma: {', '.join(unknown)} not among the 20 published cases; use scheme random or grouped")
+        raise DataError(f"folds.scheme ma: {', '.join(unknown)} not among the 20 published cases; use scheme random")
     groups = [tuple(case for case in group if case in cases) for group in MA_GROUPS]
     if not all(groups):
-        raise DataError("folds.scheme ma: a published group has no case in this folder; use scheme random or grouped")
+        raise DataError("folds.scheme ma: a published group has no case in this folder; use scheme random")
     return groups
 
 
@@ -257,8 +258,10 @@ def _dealt(cases: Sequence[str], settings: Folds) -> list[tuple[str, ...]]:
     patients = {case: (case,) for case in sorted(cases)}
     if settings.scheme == "grouped":
         for scans in ONE_PATIENT:
-            present = tuple(sorted(scans & set(cases)))
-            patients.update(dict.fromkeys(present, present))
+            if not scans <= set(cases):
+                known = " and ".join(sorted(scans))
+                raise DataError(f"folds.scheme grouped: knows of {known} only; use random, with one scan a patient")
+            patients.update(dict.fromkeys(scans, tuple(sorted(scans))))
     units = sorted(set(patients.values()))
     if len(units) < settings.count:
         raise DataError(f"folds.count is {settings.count}, but there are {len(units)} patients; allowed: 2 to {len(units)}")

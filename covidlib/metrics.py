@@ -173,6 +173,7 @@ def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     infection, lungs = counted[counted["class"] == "infection"], counted[counted["class"] != "infection"]
     values = {
         "infection Dice, all slices": infection["dice"],
+        "infection Dice, all slices, all 20 cases": scores["dice"][scores["class"] == "infection"],
         "infection Dice, infected slices": infection["dice_infected_slices"],
         "infection sensitivity": infection["sensitivity"],
         "infection surface Dice at 3 mm": infection["nsd"],

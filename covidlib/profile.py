@@ -41,7 +41,7 @@ class Data:
 class Folds:
     """How cases are dealt into training and test cases (section 3.1; Ma et al.'s published groups)."""
 
-    scheme: str = _choice("ma", "random", "grouped", "inverted")  # grouped: one patient's scans stay together
+    scheme: str = _choice("ma", "random", "grouped", "inverted")  # grouped: random but for the release's one pair
     count: int = _number(5, 2, 20)  # of the random and grouped schemes
     seed: int = _number(0, 0, 2**31)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPARED = {  # as published by others; the questions on the results page say what may be compared
-    "infection Dice, all slices": "0.772: Ma et al., lungs and infection in one network, 16/4, mean over 20 cases",
+    "infection Dice, all slices, all 20 cases": "0.772: Ma et al., lungs and infection in one network, 16/4, mean over cases",
     "infection Dice, infected slices": "0.811: MiniSeg's published masks, scored on 19 cases of the surrogate",
     "infection sensitivity": "0.730: the paper, mean over folds of the median",
     "infection surface Dice at 3 mm": "0.802: Ma et al., 16/4, 20 cases",
@@ -88,7 +88,7 @@ def provenance(manifest: Mapping[str, Any]) -> str:
     tested = "the folds run so far: " if len(folds) < 5 else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
-        f"Machine: {manifest['machine']}. Training time on that machine, which other work shared, {tested}{minutes}."
+        f"Machine: {manifest['machine']}. Training time, on machines that other work shared, {tested}{minutes}."
     )
 
 
@@ -101,8 +101,8 @@ def means_markdown(scores: "pd.DataFrame") -> str:
         for name, row in headline(scores).iterrows()
     ]
     note = (
-        f"`{NEARLY_EMPTY}` is left out of these means, but not of the last row; its own scores stand with those of every case "
-        "on the book's results page."
+        f"`{NEARLY_EMPTY}` is left out where not all cases are named; its own scores stand with those of every case on the "
+        "book's results page."
     )
     return _table(("mean over cases", "here", "counted", "without a value", "published"), rows) + "\n" + note
 

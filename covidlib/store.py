@@ -114,7 +114,8 @@ def model_card(folder: Path) -> str:
     """The book's model card with the scores of the run in `folder`, readable outside of the book."""
     text = (ROOT / "book" / "model_card.md").read_text(encoding="utf-8")
     text = text.replace("```{include} _generated/model_scores.md\n```", scores_in_short(folder))
-    return re.sub(r"\{(?:term|doc)\}`([^`]+)`", r"\1", text)
+    text = re.sub(r"\{doc\}`/(book/[^`]+)`", r"`\1.md`", text)
+    return re.sub(r"\{term\}`([^`]+)`", r"\1", text)
 
 
 def _halve(source: Path, target: Path) -> None:

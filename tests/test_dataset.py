@@ -423,6 +423,11 @@ def test_grouped_folds_keep_the_two_scans_of_one_patient_together_and_random_one
     assert not all(together(make_folds(CASES, Folds("random", 5, seed))) for seed in range(20))
 
 
+def test_grouped_folds_are_refused_for_scans_whose_patients_nobody_named():
+    with pytest.raises(DataError, match="grouped: knows of radiopaedia_10_85902_1 and radiopaedia_10_85902_3 only; use random"):
+        make_folds(["c", "a", "b"], Folds("grouped", 3))
+
+
 def test_any_cases_and_any_count_can_be_dealt():
     folds = make_folds(["c", "a", "b"], Folds("random", 3))
     assert sorted(fold.test for fold in folds) == [("a",), ("b",), ("c",)]
