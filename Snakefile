@@ -53,7 +53,7 @@ rule data_exploration:
 
 
 rule preprocessing:
-    input: rules.prepare.output, PROFILE, notebook("02_preprocessing"), modules(*DATA, "figures")
+    input: rules.prepare.output, PROFILE, notebook("02_preprocessing"), modules(*DATA, "metrics", "figures")
     output: str(RUN / "notebooks" / "02_preprocessing.ipynb")
     shell: f"{COVIDLIB} notebook 02_preprocessing {CHOSEN}"
 
@@ -65,7 +65,7 @@ rule augmentation:
 
 
 rule training:
-    input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING)
+    input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING, "metrics", "figures")
     output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
     threads: training_threads(settings, workflow.cores)
     shell: f"TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
@@ -89,7 +89,7 @@ rule quantification:
     input:
         rules.evaluation.output, PROFILE, notebook("07_quantification"),
         modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer", "report"),
-        [str(ROOT / "results" / "surrogate" / name) for name in ("scores.csv", "manifest.json")],
+        [str(ROOT / "results" / "surrogate" / name) for name in ("quantities.csv", "manifest.json")],
     output: str(RUN / "notebooks" / "07_quantification.ipynb")
     shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"
 

@@ -30,6 +30,7 @@ MA_GROUPS = (
 CASES = tuple(sorted(case for group in MA_GROUPS for case in group))
 ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
 HU_RANGE = (-4096, 32767)
+AIR_HU = -1024.0  # scanners write nothing below it but padding
 SPACING_MM = (0.01, 100)
 GZIP_AT_MOST = 1032  # to one: the format packs no tighter
 log = logging.getLogger("covidlib")
@@ -129,14 +130,22 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
 def make_case(
     case: str, image: np.ndarray, affine: np.ndarray, header: Any, intensity: str, labels: np.ndarray | None = None
 ) -> Case:
-    """Turn stored arrays (in the affine's order) into a Case in RAS+."""
+    """Turn stored arrays (in the affine's order) into a Case in RAS+; of HU, what is below air becomes air.
+
+    On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis; not so where pixdim says that already.
+    """
     import nibabel as nib
 
     zooms, order = header.get_zooms()[:3], list(nib.io_orientation(affine)[:, 0])
-    spacing = tuple(float(zooms[order.index(axis)]) for axis in range(3))
+    x, y, z = (float(zooms[order.index(axis)]) for axis in range(3))
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.allclose(lengths, zooms, rtol=0.01):
+        z *= round(abs(float(np.linalg.det(affine[:3, :3] / lengths))), 6)
     image = to_canonical(image, affine, np.float32)
+    if intensity == "hu":
+        np.maximum(image, AIR_HU, out=image)
     labels = None if labels is None else to_canonical(labels, affine)
-    return Case(case, image, labels, spacing, intensity, affine, header, "".join(nib.aff2axcodes(affine)))
+    return Case(case, image, labels, (x, y, z), intensity, affine, header, "".join(nib.aff2axcodes(affine)))
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray, dtype: Any = None) -> np.ndarray:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from covidlib.errors import DataError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -23,6 +25,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Make a folder for results and hold it: DataError where it cannot be written to, or another call is at work in it."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another folder for the results") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{folder}: another run is at work in this folder; wait for it or give another --out") from None
+        yield
 
 
 def write_json(path: Path, content: Any) -> None:

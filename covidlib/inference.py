@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     made = {case: run.prediction(number, case) for case in fold.test}
     if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
         return made
-    model = load_model(run, number)
+    (folder / "predictions.json").unlink(missing_ok=True)  # until all are made, the files are of no one setting
+    model = load_model(run.profile.network, weights)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
         probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
@@ -91,10 +93,15 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     return made
 
 
-def load_model(run: Run, number: int) -> keras.Model:
-    """A trained fold's network with its weights."""
-    model = build_network(run.profile.network)
-    model.load_weights(run.fold_folder(number) / "model.weights.h5")
+def load_model(settings: Network, file: Path) -> keras.Model:
+    """The network with the weights of a file. DataError where they do not fit, or leave a layer untrained."""
+    model = build_network(settings)
+    try:
+        with warnings.catch_warnings(action="error", category=UserWarning):  # Keras only warns of layers that stay untrained
+            model.load_weights(file)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
     return model
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidlib.dataset import CLASSES, MASKS, _case_id, _mask_problems, _path, make_case, read_volume, to_canonical
+from covidlib.dataset import CLASSES, MASKS, _case_id, _mask_problems, _path, make_case, read_volume
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
 from covidlib.runs import Run
@@ -173,7 +173,7 @@ def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     infection, lungs = counted[counted["class"] == "infection"], counted[counted["class"] != "infection"]
     values = {
         "infection Dice, all slices": infection["dice"],
-        "infection Dice, all slices, all 20 cases": scores["dice"][scores["class"] == "infection"],
+        "infection Dice, all slices, no case left out": scores["dice"][scores["class"] == "infection"],
         "infection Dice, infected slices": infection["dice_infected_slices"],
         "infection sensitivity": infection["sensitivity"],
         "infection surface Dice at 3 mm": infection["nsd"],
@@ -266,9 +266,9 @@ def _labels(path: Path, case: str) -> tuple[np.ndarray, np.ndarray, tuple[float,
     wrong = list(_mask_problems((array, header, affine), None, f"{case}: {path}"))
     if wrong:
         raise DataError("\n".join(wrong))
-    spacing_mm = make_case(case, array, affine, header, "grey").spacing_mm
+    made = make_case(case, array, affine, header, "grey", array.astype(np.uint8))
     turned = affine @ nib.orientations.inv_ornt_aff(nib.io_orientation(affine), array.shape)
-    return to_canonical(array.astype(np.uint8), affine), turned, spacing_mm
+    return made.labels, turned, made.spacing_mm
 
 
 def _write_csv(table: "pd.DataFrame", path: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -16,11 +15,12 @@ import numpy as np
 
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
-from covidlib.files import checksum, fingerprint, read_json, whole_file
+from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
 from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
+from covidlib.runs import trained_weights
 from covidlib.scan import Scan, find_scans, read_scan
 
 SHIPPED = Path(__file__).with_name("weights")
@@ -64,32 +64,21 @@ class Predictor:
         Raises:
             DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.
         """
-        from covidlib.network import build_network
+        from covidlib.inference import load_model
 
         profile, files = _weights(Path(weights))
         inference = profile.inference if memory_gb is None else replace(profile.inference, memory_gb=memory_gb)
         if len(files) > 1:  # several networks see a scan in ways enough: mirror images would double the time for nothing
             inference = replace(inference, mirror_axes="none")
         self.profile = replace(profile, inference=inference)
-        self.models = []
-        for file in files:
-            model = build_network(self.profile.network)
-            try:
-                with warnings.catch_warnings(action="error", category=UserWarning):  # some layers would stay untrained
-                    model.load_weights(file)
-            except (OSError, ValueError, KeyError, UserWarning) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
-            self.models.append(model)
+        self.models = [load_model(profile.network, file) for file in files]
 
-    def __call__(
-        self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None, name: str | None = None
-    ) -> Prediction:
+    def __call__(self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None) -> Prediction:
         """Mean probabilities of the networks, and labels on the scan's own grid.
 
-        Arguments and errors as `read_scan`; or what `read_scan` gave.
+        Arguments and errors as `read_scan`.
         """
-        scan = source if isinstance(source, Scan) else read_scan(source, spacing_mm, intensity, name)
+        scan = read_scan(source, spacing_mm, intensity)
         return self.measure(scan, *self.mark(scan.case, prepare(scan.case, self.profile.preprocessing)))
 
     def mark(self, case: Case, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
@@ -127,25 +116,24 @@ def predict_scans(
         names of the scans that failed.
 
     Raises:
-        DataError: no such weights; two scans of one name; `out` is an input, or cannot be written to; another call at work there.
+        DataError: no such weights; two scans of one name, in this call or an earlier one; `out` is an input, or cannot be
+            written to; another call at work there.
     """
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from covidlib.workflow import _only_one
 
     scans, folder = find_scans(inputs), Path(out)
     target, series = folder.resolve(), {path.resolve() for path in scans.values()}
     if target in map(Path.resolve, map(Path, inputs)) or series & {target, *target.parents}:
         raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
     profile, files = _weights(Path(weights))
-    made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity], *MODULES)
-    _make(folder)
+    made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity, memory_gb], *MODULES)
     failed, started = [], time.monotonic()
-    with _only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
+    with only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
         keys = {name: fingerprint([made_with, _stamp(path)])[:12] for name, path in scans.items()}
+        sources = _sources(folder, scans)
         todo = [name for name in scans if not _is_finished(folder, name, keys[name], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
 
@@ -164,7 +152,8 @@ def predict_scans(
             taken, coming = coming, reader.submit(read, todo[number]) if number < len(todo) else None  # the next, meanwhile
             try:
                 _forget(folder, name)
-                said = _predict_one(predictor, name, *taken.result(), folder, keys[name], probabilities)
+                made_of = {"source": sources[name], "key": keys[name]}
+                said = _predict_one(predictor, name, *taken.result(), folder, made_of, probabilities)
                 problem = None
             except Exception as error:  # one bad scan must not stop the others
                 _forget(folder, name)
@@ -179,7 +168,7 @@ def predict_scans(
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:
     """Settings and weight files of a run's folder."""
-    files = sorted(folder.glob("fold_*/model.weights.h5"))
+    files = trained_weights(folder)
     if not files or not (folder / "run.json").is_file():
         layout = "run.json and fold_<k>/model.weights.h5"
         raise DataError(f"{folder}: no weights; expected a run's folder with {layout}; --weights names another")
@@ -187,7 +176,10 @@ def _weights(folder: Path) -> tuple[Profile, list[Path]]:
         given = read_json(folder / "run.json")["profile"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'run.json'}: holds no profile ({type(error).__name__}); take a whole run") from error
-    return profile_from(given), files
+    profile, manifest = profile_from(given), read_json(folder / "manifest.json")
+    if manifest and replace(profile_from(manifest["profile"]), inference=profile.inference) != profile:
+        raise DataError(f"{folder}: run.json has other settings than its networks were trained with; run the profile again")
+    return profile, files
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -196,12 +188,14 @@ def _stamp(path: Path) -> list[Any]:
     return [[str(p.absolute()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another folder for the results") from error
+def _sources(folder: Path, scans: Mapping[str, Path]) -> dict[str, str]:
+    """Which file each scan is, as a fingerprint, for paths may name patients. DataError if `folder` knows another by its name."""
+    sources = {name: fingerprint(str(path.absolute()))[:12] for name, path in scans.items()}
+    known = {name: row.get("source") for name, row in _rows(folder / "quantification.csv").items()}
+    if others := [name for name in scans if known.get(name) not in (None, sources[name])]:
+        what = f"{', '.join(others)}: {folder} has the result of another file of that name"
+        raise DataError(f"{what}; give all files in one call, or another folder for the results")
+    return sources
 
 
 def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:
@@ -225,7 +219,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def _predict_one(
-    predictor: Predictor, name: str, scan: Scan, prepared: Prepared, folder: Path, key: str, probabilities: bool
+    predictor: Predictor, name: str, scan: Scan, prepared: Prepared, folder: Path, made_of: Mapping[str, str], probabilities: bool
 ) -> str:
     """Predict a scan and write its files, the row of the table last; returns a line about it."""
     marked = predictor.mark(scan.case, prepared)
@@ -239,7 +233,7 @@ def _predict_one(
         _save_probabilities(result, folder / f"{name}_probabilities.nii.gz")
     size = {f"{axis}_mm": length for axis, length in zip("xyz", result.case.spacing_mm, strict=True)}
     remarks = {"warnings": "; ".join(result.warnings), "notes": "; ".join(result.notes)}
-    row = {**result.quantities, **remarks, "intensity": result.case.intensity, **size, "key": key}
+    row = {**result.quantities, **remarks, "intensity": result.case.intensity, **size, **made_of}
     _put_row(folder / "quantification.csv", name, row)
     return said
 

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def read_prepared(path: Path) -> Prepared:
             if image.dtype == np.uint8:
                 image = image.astype(np.float32) * kept["step"] + kept["lowest"]
             return Prepared(path.stem, image, kept["labels"], tuple(kept["spacing_mm"].tolist()))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise DataError(f"{path.stem}: {path}: no prepared volume ({error}); prepare it where the scans are") from error
 
 

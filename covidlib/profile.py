@@ -6,7 +6,7 @@ The defaults below are the paper's (Müller et al. 2020, section in each comment
 import contextlib
 import dataclasses
 import difflib
-import types
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Data:
 
     source: str = _choice("folder", "phantom")  # folder: --data names it; phantom: made on first use
     phantom_seed: int = _number(0, 0, 2**31)
-    phantom_scale: float = _number(1.0, 0.1, 1.0)  # voxels per axis of the phantoms, as a fraction of their full size
+    phantom_scale: float = _number(1.0, 0.2, 1.5)  # voxels per axis of the phantoms, as a fraction of their full size
     intensity: Mapping[str, str] = field(default_factory=dict)  # case -> hu | grey, where the detection is to be overruled
 
 
@@ -207,7 +207,7 @@ class Profile:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""
-        return _plain(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -245,14 +245,6 @@ def profile_from(settings: Mapping[str, Any], file: str = "run.json") -> Profile
 def profile_names() -> list[str]:
     """The profiles that ship with the project."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _section(given: Any, where: str) -> dict[str, Any]:
@@ -308,7 +300,7 @@ def _checked_tuple(value: Any, kinds: tuple[Any, ...], allowed: Mapping[str, Any
     open_ended = kinds[-1] is Ellipsis
     size_ok = isinstance(value, list | tuple) and (len(value) >= allowed["least"] if open_ended else len(value) == len(kinds))
     if not size_ok:
-        size = "two or more" if open_ended else len(kinds)
+        size = f"{allowed['least']} or more" if open_ended else len(kinds)
         raise DataError(f"{where} is {value!r}; allowed: a list of {size} numbers ({kinds[0].__name__})")
     checked = tuple(_checked(item, kinds[0], allowed, where) for item in value)
     if len(kinds) == 2 and not open_ended and checked[0] > checked[1]:
@@ -320,4 +312,4 @@ def _checked_intensities(value: Any, where: str) -> Mapping[str, str]:
     wrong = {case: kind for case, kind in _section(value or {}, where).items() if kind not in ("hu", "grey")}
     if wrong:
         raise DataError(f"{where} is {wrong!r}; allowed: case: hu or case: grey")
-    return types.MappingProxyType(dict(value or {}))
+    return dict(value or {})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPARED = {  # as published by others; the questions on the results page say what may be compared
-    "infection Dice, all slices, all 20 cases": "0.772: Ma et al., lungs and infection in one network, 16/4, mean over cases",
+    "infection Dice, all slices, no case left out": "0.772: Ma et al., lungs and infection in one network, 16/4, mean over cases",
     "infection Dice, infected slices": "0.811: MiniSeg's published masks, scored on 19 cases of the surrogate",
     "infection sensitivity": "0.730: the paper, mean over folds of the median",
     "infection surface Dice at 3 mm": "0.802: Ma et al., 16/4, 20 cases",
@@ -58,7 +58,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
     if not (folder / "manifest.json").is_file():
         return "No run of this profile is stored yet.\n"
     scores = pd.read_csv(folder / "scores.csv")
-    histories = {path.stem[-1]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
+    histories = {path.stem.rpartition("_")[2]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
     for name, figure in (("cases", figures.case_dots(scores)), ("figure4", figures.loss_course(histories))):
         figures.keep(figure, pictures / f"surrogate_{name}")
     shown = [_picture(name, *told) for name, told in PICTURES.items() if (pictures / name).is_file()]
@@ -85,7 +85,8 @@ def provenance(manifest: Mapping[str, Any]) -> str:
     """Data, profile, seed, machine and minutes of a run in one paragraph."""
     folds = manifest["folds"]
     minutes = ", ".join(f"fold {number}: {fold['minutes']:.0f} min ({fold['epochs']} epochs)" for number, fold in folds.items())
-    tested = "the folds run so far: " if len(folds) < 5 else ""
+    planned = profile_from(manifest["profile"]).folds.number
+    tested = "the folds run so far: " if len(folds) < planned else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
         f"Machine: {manifest['machine']}. Training time, on machines that other work shared, {tested}{minutes}."

@@ -132,6 +132,12 @@ def reopen_run(folder: str | Path) -> Run:
     return Run(settings, None, Path(folder), tuple(cases), tuple(folds))
 
 
+def trained_weights(folder: Path) -> list[Path]:
+    """Weights of the folds trained in a run's folder, in order; not those that lie aside in fold_<k>.previous."""
+    files = {path.parent.name.removeprefix("fold_"): path for path in Path(folder).glob("fold_*/model.weights.h5")}
+    return [files[number] for number in sorted(filter(str.isdigit, files), key=int)]
+
+
 def write_manifest(run: Run) -> dict[str, Any]:
     """Write and return manifest.json: versions, machine, seed, minutes of each fold, profile, checksums of the images."""
     folds = {fold.number: read_json(run.fold_folder(fold.number) / "fold.json") for fold in run.folds}

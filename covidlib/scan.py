@@ -11,18 +11,17 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from covidlib.dataset import HU_RANGE, Case, _image_problems, check_volume, detect_intensity, make_case, read_volume
+from covidlib.dataset import AIR_HU, HU_RANGE, Case, _image_problems, check_volume, detect_intensity, make_case, read_volume
 from covidlib.errors import DataError
 
 NIFTI = r"(?i)\.nii(\.gz)?$"
 ALLOWED = ".nii or .nii.gz files, or a folder with a CT series as DICOM"
-AIR_HU = -1024.0  # scanners write nothing below it but padding
 PIXEL_MM, SLICE_MM = (0.4, 2.6), (0.5, 10.0)  # of the data that the networks were trained on, and what they cope with
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # pictures of a screen, such as the dose report that most scanners add
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, MemoryError)
@@ -123,11 +122,9 @@ def read_scan(
     if problems:
         raise DataError("\n".join(problems))
     case = make_case(name, array, affine, _anonymous(header), str(kind))
-    if kind == "hu":
-        np.maximum(case.image, AIR_HU, out=case.image)  # a copy by now: an array given is never changed
-    elif intensity is None:
+    if kind == "grey" and intensity is None:
         notes.append("taken as grey 0-255, not HU")
-    case = _judge_geometry(case, notes, doubts)
+    _judge_geometry(case, notes, doubts)
     return Scan(case, tuple(notes), tuple(doubts))
 
 
@@ -158,7 +155,9 @@ def _in_memory(source: Any, spacing_mm: Sequence[float] | None, where: str) -> t
             raise DataError(f"{where}: spacing_mm is {spacing_mm}; an array needs three lengths in mm, along x, y, z") from None
         affine = np.diag([*spacing, 1.0])
     check_volume(array, spacing, affine, where)
-    header = nib.Nifti1Image(np.zeros(array.shape, np.uint8), affine).header
+    header = nib.Nifti1Header()
+    header.set_data_shape(array.shape)
+    header.set_zooms(spacing)
     return array, header, affine
 
 
@@ -182,12 +181,11 @@ def _anonymous(header: Any) -> Any:
     return header
 
 
-def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
-    """Say tilt, turn and unusual spacing. On a sheared grid (gantry tilt) slices lie nearer than along the slanted axis."""
+def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> None:
+    """Say tilt, turn and unusual spacing."""
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
-    agree = np.allclose(sorted(lengths), sorted(case.spacing_mm), rtol=0.01)
-    if not agree:
+    if not np.allclose(lengths, case.header.get_zooms()[:3], rtol=0.01):
         doubts.append("the header's spacing and its affine differ; the spacing was taken")
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
@@ -201,7 +199,6 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> Case:
     if not (PIXEL_MM[0] <= min(x, y) and max(x, y) <= PIXEL_MM[1] and SLICE_MM[0] <= z <= SLICE_MM[1]):
         usual = f"{PIXEL_MM[0]} to {PIXEL_MM[1]} mm in plane, {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices"
         doubts.append(f"spacing {x:.2f} x {y:.2f} x {z:.2f} mm is beyond what the networks know ({usual})")
-    return replace(case, spacing_mm=(x, y, z * upright if agree else z))
 
 
 def _read_dicom(folder: Path, where: str, notes: list[str], doubts: list[str]) -> tuple[np.ndarray, Any, np.ndarray]:

@@ -11,7 +11,7 @@ from covidlib.files import read_json, whole_file, write_json
 from covidlib.metrics import NEARLY_EMPTY, confusion_fold
 from covidlib.preprocessing import pack_prepared
 from covidlib.report import scores_in_short
-from covidlib.runs import ROOT, Run
+from covidlib.runs import ROOT, Run, trained_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +33,15 @@ def store_results(run: Run, folder: Path) -> Path:
     from covidlib.quantification import quantify_fold
 
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_?/history.csv"))}
+    files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_*[0-9]/history.csv"))}
     for source, name in files.items():
         if not source.is_file():
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
-    folds = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"]))
+    folds, kept = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"])), read_json(run.folder / "manifest.json")
+    if kept["profile"] != run.profile.as_dict() or list(kept["folds"]) != list(map(str, folds)):
+        raise DataError(f"{run.folder}: not evaluated with these settings on all its folds; run 'python -m covidlib run' again")
     for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
         with whole_file(Path(folder) / f"{name}.csv") as temporary:
             pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")
@@ -98,7 +100,7 @@ def export_weights(run: Run, folder: Path) -> list[Path]:
         DataError: nothing has been trained yet.
     """
     made = []
-    for source in sorted(run.folder.glob("fold_?/model.weights.h5")):
+    for source in trained_weights(run.folder):
         made.append(Path(folder) / source.parent.name / source.name)
         with whole_file(made[-1]) as temporary:
             _halve(source, temporary)

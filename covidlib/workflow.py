@@ -1,6 +1,5 @@
 """Notebooks in, executed notebooks out: one through papermill, or all in the Snakefile's order."""
 
-import contextlib
 import json
 import logging
 import math
@@ -9,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from covidlib.book import BUILT_FROM
 from covidlib.errors import DataError
+from covidlib.files import only_one
 from covidlib.profile import Profile
 from covidlib.runs import ROOT, memory
 
@@ -144,8 +144,7 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
     if book and not (BUILT_FROM.is_file() and BUILT_FROM.read_text(encoding="utf-8") == str(folder)):
         command += ["--forcerun", "book"]  # the HTML shows another run
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+    with only_one(folder):
         _watch(command, folder / "snakemake.log")
     return folder
 
@@ -196,20 +195,6 @@ def _watch(command: list[str], log_file: Path) -> None:
                 failure = said if said.startswith("failed") else failure
     if process.returncode:
         raise DataError(failure)
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    import fcntl
-
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"{_short(folder)}: another run is at work in this folder; wait for it or give another --out"
-            ) from None
-        yield
 
 
 def _tidy(path: Path) -> None:

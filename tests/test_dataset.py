@@ -423,6 +423,23 @@ def test_grouped_folds_keep_the_two_scans_of_one_patient_together_and_random_one
     assert not all(together(make_folds(CASES, Folds("random", 5, seed))) for seed in range(20))
 
 
+def test_a_case_to_train_on_is_read_as_a_scan_to_predict_is(tmp_path):
+    """Tilted by 60 degrees, slices whose corners are 10 mm apart lie at 5 mm; and what is below air is air."""
+    from covidlib.scan import read_scan
+
+    image = np.full((4, 4, 3), -800, np.int16)
+    image[0, 0, 0] = -2000
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 2] = (0, 10 * np.sin(np.radians(60)), 5)
+    for sub, array in ((IMAGES, image), (MASKS, np.zeros_like(image, np.uint8))):
+        (tmp_path / sub).mkdir()
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / sub / "tilted.nii.gz")
+    case, scan = load_case(tmp_path, "tilted"), read_scan(tmp_path / IMAGES / "tilted.nii.gz").case
+    assert case.image.min() == -1024 and case.spacing_mm == scan.spacing_mm
+    np.testing.assert_allclose(case.spacing_mm, (1, 1, 5), rtol=1e-5)
+    np.testing.assert_array_equal(case.image, scan.image)
+
+
 def test_grouped_folds_are_refused_for_scans_whose_patients_nobody_named():
     with pytest.raises(DataError, match="grouped: knows of radiopaedia_10_85902_1 and radiopaedia_10_85902_3 only; use random"):
         make_folds(["c", "a", "b"], Folds("grouped", 3))

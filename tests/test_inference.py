@@ -210,15 +210,15 @@ def test_predictions_that_are_there_stay_and_others_are_made_anew(copied, monkey
     run = copied()
     made = predict_fold(run, 0)
     loaded = []
-    monkeypatch.setattr(inference, "load_model", lambda run, number: loaded.append(number) or load_model(run, number))
+    monkeypatch.setattr(inference, "load_model", lambda *given: loaded.append(given[1].parent.name) or load_model(*given))
     assert predict_fold(run, 0) == made and loaded == []
     predict_fold(copied({"inference.overlap": 0.25}), 0)
-    assert loaded == [0]
+    assert loaded == ["fold_0"]
     predict_fold(copied({"inference.overlap": 0.25}), 0)
-    assert loaded == [0]
+    assert loaded == ["fold_0"]
     next(iter(made.values())).unlink()
     predict_fold(copied({"inference.overlap": 0.25}), 0)
-    assert loaded == [0, 0] and all(path.is_file() for path in made.values())
+    assert loaded == ["fold_0", "fold_0"] and all(path.is_file() for path in made.values())
 
 
 def test_predictions_repeat_bit_for_bit(copied):
@@ -235,6 +235,7 @@ def test_predicting_a_fold_that_is_not_trained_says_so(copied):
 
 def test_the_loaded_model_has_the_kept_weights(trained_run):
     volume = trained_run.prepared([trained_run.folds[0].test[0]])[0]
-    one, same = (predict_volume(load_model(trained_run, 0), volume, trained_run.profile) for _ in range(2))
+    weights, settings = trained_run.fold_folder(0) / "model.weights.h5", trained_run.profile
+    one, same = (predict_volume(load_model(settings.network, weights), volume, settings) for _ in range(2))
     np.testing.assert_array_equal(one, same)
     np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-5)

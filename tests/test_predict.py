@@ -25,7 +25,7 @@ from variants import (
 
 from covidlib.__main__ import main
 from covidlib.errors import DataError
-from covidlib.files import checksum
+from covidlib.files import checksum, read_json, write_json
 from covidlib.predict import SHIPPED, Predictor, _doubts, predict_scans
 from covidlib.profile import Preprocessing
 from covidlib.quantification import quantify
@@ -230,6 +230,29 @@ def test_other_weights_settings_or_file_make_a_scan_anew(scans, weights, tiny_pr
 
 def listed(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_another_file_of_a_name_that_is_there_replaces_nothing(scans, weights, tmp_path):
+    predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights)
+    before = (tmp_path / "out" / "quantification.csv").read_text()
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "other")
+    with pytest.raises(DataError, match="a: .*out has the result of another file of that name; give all files in one call"):
+        predict_scans([tmp_path / "other" / "a.nii.gz"], tmp_path / "out", weights)
+    assert (tmp_path / "out" / "quantification.csv").read_text() == before and str(tmp_path) not in before
+
+
+def test_a_fold_moved_aside_has_no_say_and_settings_are_those_of_the_training(weights, tmp_path):
+    run = shutil.copytree(weights, tmp_path / "run")
+    (fold,) = run.glob("fold_*")
+    shutil.copytree(fold, run / "fold_0.previous")
+    assert len(Predictor(run).models) == 1
+    described = read_json(run / "run.json")["profile"]
+    write_json(run / "manifest.json", {"profile": described})
+    assert Predictor(run).models
+    write_json(run / "run.json", {"profile": {**described, "preprocessing": {**described["preprocessing"], "z_score": "volume"}}})
+    with pytest.raises(DataError, match=r"run\.json has other settings than its networks were trained with; run the"):
+        Predictor(run)
 
 
 def test_a_scan_that_fails_half_way_leaves_nothing(scans, weights, tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ WRONG = {
     "wrong item": ({"patches.shape_vox": [16, 16, "x"]}, "patches.shape_vox", "allowed: int"),
     "item out of range": ({"preprocessing.spacing_mm": [1, 0, 1]}, "preprocessing.spacing_mm", "allowed: 0.3 to 20"),
     "range upside down": ({"preprocessing.window_hu": [250, -1250]}, "preprocessing.window_hu", "the smaller number first"),
-    "one level": ({"network.filters": [8]}, "network.filters", "allowed: a list of two or more"),
+    "one level": ({"network.filters": [8]}, "network.filters", "allowed: a list of 2 or more"),
     "number for a section": ({"training": 3}, "training", "allowed: a section"),
     "value below a value": ({"training.epochs.x": 3}, "training.epochs.x", "allowed: a section"),
     "unknown intensity": ({"data.intensity": {"coronacases_001": "HU"}}, "data.intensity", "case: hu or case: grey"),

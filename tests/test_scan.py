@@ -114,6 +114,8 @@ def test_spacing_that_the_affine_contradicts_is_said(tmp_path):
     path.write_bytes(stored)
     scan = read_scan(path)
     assert scan.case.spacing_mm[2] == 7 and "the header's spacing and its affine differ" in scan.warnings[0]
+    loaded = read_scan(nib.load(path))
+    assert loaded.case.spacing_mm == scan.case.spacing_mm and loaded.warnings == scan.warnings
 
 
 def test_grey_is_detected_and_said_or_overruled(tmp_path):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from covidlib.errors import DataError
-from covidlib.files import read_json
+from covidlib.files import read_json, write_json
 from covidlib.inference import load_model, predict_fold, predict_volume
 from covidlib.metrics import score_run
-from covidlib.runs import Run, open_run, write_manifest
+from covidlib.runs import Run, open_run, trained_weights, write_manifest
 from covidlib.store import export_weights, store_results
 
 
@@ -32,7 +32,8 @@ def test_weights_in_half_precision_predict_nearly_the_same(evaluated, tmp_path):
     assert read_json(tmp_path / "weights" / "run.json") == read_json(evaluated.folder / "run.json")
     half = Run(evaluated.profile, evaluated.data, tmp_path / "weights", evaluated.cases, evaluated.folds)
     volume = evaluated.prepared(evaluated.folds[0].test[:1])[0]
-    one, other = (predict_volume(load_model(run, 0), volume, run.profile) for run in (evaluated, half))
+    files = [trained_weights(run.folder)[0] for run in (evaluated, half)]
+    one, other = (predict_volume(load_model(half.profile.network, file), volume, half.profile) for file in files)
     np.testing.assert_allclose(one, other, atol=0.01)
     assert np.abs(one - other).max() > 0  # they are not the same file
 
@@ -63,6 +64,14 @@ def test_store_copies_scores_histories_and_settings_and_draws_what_needs_the_sca
     names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
     assert {path.name for path in stored.iterdir()} == names | {"quantities.csv", "confusion.csv"}
     assert (stored / "history_fold_0.csv").read_text() == (evaluated.folder / "fold_0" / "history.csv").read_text()
+
+
+def test_settings_or_folds_that_were_not_evaluated_are_not_stored(evaluated, tmp_path):
+    manifest = read_json(evaluated.folder / "manifest.json")
+    for changed in ({"profile": {**manifest["profile"], "seed": 7}}, {"folds": {**manifest["folds"], "1": {}}}):
+        write_json(evaluated.folder / "manifest.json", {**manifest, **changed})
+        with pytest.raises(DataError, match="not evaluated with these settings on all its folds; run"):
+            store_results(evaluated, tmp_path / "stored")
 
 
 def test_a_run_that_is_not_evaluated_cannot_be_stored(trained_run, tmp_path):
