@@ -30,7 +30,8 @@ BUILD = ROOT / "_build"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
-RECIPES = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle", "surrogate")  # in the order they were tried
+# in the order they were tried
+RECIPES = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle", "surrogate_two_cycles", "surrogate")
 
 
 def build_book(run: Run) -> Path:
