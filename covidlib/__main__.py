@@ -260,4 +260,6 @@ def _say(what: str, started: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # everything is written: TensorFlow would take a second to leave
