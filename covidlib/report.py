@@ -182,8 +182,8 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
     settings = [_dotted(profile_from(read_json(run / "run.json")["profile"]).as_dict()) for run in runs]
     differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
     means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
-    columns = [f"`{run.name.removeprefix(f'{runs[-1].name}_')}`" for run in runs]  # short, so that four fit beside each other
-    lines = [(f"`{key}`", *(one[key] for one in settings)) for key in differing]
+    columns = [run.name.removeprefix(f"{runs[-1].name}_").replace("_", " ") for run in runs]  # words, so that five fit in a row
+    lines = [(f"`{key}`".replace(".", "` `"), *(one[key] for one in settings)) for key in differing]
     lines += [(name, *(_three(mean[name]) for mean in means)) for name in means[0].index]
     return _table(("", *columns), lines)
 

@@ -120,7 +120,7 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
         changed = scores.assign(dice=scores["dice"] + shift)
         changed.to_csv(tmp_path / name / "scores.csv", index=False)
     text = recipes_markdown([tmp_path / "one", tmp_path / "other"])
-    assert cells(text, "`network.norm`") == ["`network.norm`", "batch", "instance"]
+    assert cells(text, "`network` `norm`") == ["`network` `norm`", "batch", "instance"]
     assert "seed" not in text and "filters" not in text
     _, before, after = cells(text, "infection Dice, all slices")
     assert float(after) - float(before) == pytest.approx(0.0625, abs=1e-3)
