@@ -138,14 +138,18 @@ def make_case(
 
     zooms, order = header.get_zooms()[:3], list(nib.io_orientation(affine)[:, 0])
     x, y, z = (float(zooms[order.index(axis)]) for axis in range(3))
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.allclose(lengths, zooms, rtol=0.01):
-        z *= round(abs(float(np.linalg.det(affine[:3, :3] / lengths))), 6)
+    if spacing_agrees(affine, header):
+        z *= round(abs(float(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)))), 6)
     image = to_canonical(image, affine, np.float32)
     if intensity == "hu":
         np.maximum(image, AIR_HU, out=image)
     labels = None if labels is None else to_canonical(labels, affine)
     return Case(case, image, labels, (x, y, z), intensity, affine, header, "".join(nib.aff2axcodes(affine)))
+
+
+def spacing_agrees(affine: np.ndarray, header: Any) -> bool:
+    """Whether the header's spacing (pixdim) is that of its affine, within a hundredth."""
+    return np.allclose(np.linalg.norm(affine[:3, :3], axis=0), header.get_zooms()[:3], rtol=0.01)
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray, dtype: Any = None) -> np.ndarray:
@@ -199,7 +203,10 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
         if promised > GZIP_AT_MOST * path.stat().st_size:
             raise EOFError("its header promises more than it holds")  # or the memory would be claimed before that is noticed
         if path.suffix.lower() == ".gz":
-            image = type(image).from_bytes(_gunzipped(path, image.dataobj.offset + promised))
+            size = image.dataobj.offset + promised
+            content = zlib.decompressobj(wbits=31).decompress(path.read_bytes(), size)  # many small calls wait for threads
+            if len(content) == size:  # else it is cut, or of several members: left to nibabel
+                image = type(image).from_bytes(content)
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__  # nibabel's messages may be of several lines
@@ -208,21 +215,6 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
         raise DataError(f"{where}: NIfTI header refused ({error}); write the file again") from error
     check_volume(array, spacing, image.affine, where)
     return array, image.header, image.affine
-
-
-def _gunzipped(path: Path, size: int) -> bytes:
-    """The first `size` bytes that a .gz file holds, in one call: Python's own way of many small ones waits for other threads.
-
-    EOFError where there are fewer.
-    """
-    packed, content = path.read_bytes(), b""
-    while packed and len(content) < size:  # a file may be of several members
-        member = zlib.decompressobj(wbits=31)
-        content += member.decompress(packed, size - len(content))
-        packed = member.unused_data
-    if len(content) < size:
-        raise EOFError("it ends too early")
-    return content
 
 
 def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, where: str) -> None:

@@ -45,14 +45,7 @@ def predict_volume(model: keras.Model, volume: Prepared, profile: Profile) -> np
     Raises:
         DataError: the smallest tiles need more memory than `memory_gb`.
     """
-
-    def views() -> Iterator[np.ndarray]:
-        for axes in _mirrored_axes(profile.inference.mirror_axes):
-            seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
-            found = np.flip(_predict_once(model, seen, profile), axes)
-            yield found[..., EXCHANGED] if 0 in axes else found
-
-    return mean(views())
+    return mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
 
 
 def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -150,6 +143,13 @@ def body_box(image: np.ndarray) -> Box:
     dense = image > (image.min() + image.max()) / 2
     box = box_of(dense if dense.any() else ~dense)
     return tuple(slice(max(0, b.start - MARGIN), min(n, b.stop + MARGIN)) for b, n in zip(box, image.shape, strict=True))
+
+
+def _predict_seen(model: keras.Model, volume: Prepared, profile: Profile, axes: tuple[int, ...]) -> np.ndarray:
+    """The prediction of the mirror image along `axes`, mirrored back."""
+    seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
+    found = np.flip(_predict_once(model, seen, profile), axes)
+    return found[..., EXCHANGED] if 0 in axes else found
 
 
 def _predict_once(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:

@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from covidlib.dataset import AIR_HU, HU_RANGE, Case, _image_problems, check_volume, detect_intensity, make_case, read_volume
+from covidlib.dataset import (
+    AIR_HU,
+    HU_RANGE,
+    Case,
+    _image_problems,
+    check_volume,
+    detect_intensity,
+    make_case,
+    read_volume,
+    spacing_agrees,
+)
 from covidlib.errors import DataError
 
 NIFTI = r"(?i)\.nii(\.gz)?$"
@@ -185,7 +195,7 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> None:
     """Say tilt, turn and unusual spacing."""
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
-    if not np.allclose(lengths, case.header.get_zooms()[:3], rtol=0.01):
+    if not spacing_agrees(case.affine, case.header):
         doubts.append("the header's spacing and its affine differ; the spacing was taken")
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))

@@ -64,6 +64,14 @@ def test_an_image_in_memory_needs_an_affine_and_a_whole_file(tmp_path):
         read_scan(nib.load(path))
 
 
+def test_a_file_packed_in_many_parts_is_read_whole(tmp_path):
+    """As bgzip writes them: one gzip member after another."""
+    path = turned(HU, FINE, tmp_path, "LPS")
+    whole, content = read_scan(path).case.image, gzip.decompress(path.read_bytes())
+    path.write_bytes(b"".join(gzip.compress(content[start : start + 100]) for start in range(0, len(content), 100)))
+    np.testing.assert_array_equal(read_scan(path).case.image, whole)
+
+
 def test_free_text_of_a_header_does_not_go_on(tmp_path):
     path = write_nifti(tmp_path / "scan.nii.gz", HU, np.diag([*FINE, 1.0]))
     image = nib.load(path)
