@@ -10,6 +10,7 @@ are never looked at. (The 4 are test cases of another fold, so what was chosen h
 import argparse
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ PAPER = {
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "the profile as it is": {},
+    "float32": {"network.precision": "float32"},
+    "another seed": {"seed": [1]},
+    "mean of two networks": {"seed": [0, 1]},
     "whole volume at once": {"inference.mode": "volume"},
     "windows half as high": {"inference.window_shape_vox": [128, 96, 12]},
     "windows of whole slices": {"inference.window_shape_vox": [160, 144, 12]},
@@ -46,7 +50,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "polynomial schedule": {"training.schedule": "polynomial"},
     "constant rate (plateau rule)": {"training.schedule": "plateau"},
     "patches drawn uniformly": {"patches.infection_fraction": 0.0},
-    "float32": {"network.precision": "float32"},
     "mirroring along all axes": {"augmentation.mirror_axes": "xyz"},
     "lungs not swapped when mirrored": {"augmentation.swap_lungs": False},
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
@@ -86,28 +89,23 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Train for `STEPS` with `changes`, score the judging cases: a row of the table.
 
     What only changes prediction is judged with the network of the profile as it is, trained once and kept under runs/options.
+    Each of the values of `seed` makes a network; the mean of what they predict is judged.
     """
     from covidlib.network import computed_in
-    from covidlib.training import CODE, compiled_network, fit
 
     grid = fingerprint({key: value for key, value in changes.items() if key.startswith("preprocessing.")})[:12]
-    run = open_run(profile, data, ROOT / "runs" / "options" / grid, {**STEPS, **changes})
-    train = [case for case in run.folds[FOLD].train if case not in MA_GROUPS[JUDGED_BY]]
-    model = compiled_network(run.profile)
-    made_by = {section: given for section, given in run.profile.as_dict().items() if section != "inference"}
-    folder = run.folder / fingerprint(made_by, *CODE)[:12]
-    trained = (folder / "checkpoint.json").is_file()
-    begun = time.process_time()
-    history = fit(model, run.prepared(train), [], run.profile, folder)
-    minutes = (time.process_time() - begun) / 60
-    split = Fold(FOLD, tuple(train), MA_GROUPS[JUDGED_BY])
+    where, seeds = ROOT / "runs" / "options" / grid, changes.get("seed", [0])
+    runs = [open_run(profile, data, where, {**STEPS, **changes, "seed": seed}) for seed in seeds]
+    run, judged_by = runs[0], MA_GROUPS[JUDGED_BY]
+    split = Fold(FOLD, tuple(case for case in run.folds[FOLD].train if case not in judged_by), judged_by)
+    models, losses, minutes = zip(*(train(one, split) for one in runs), strict=True)
     return {
         "changed": "; ".join(f"{key} = {value}" for key, value in changes.items()),
-        **judge(run, model, split),
-        "training_loss": f"{history[-1]['loss']:.4f}",
-        "cpu_minutes": "" if trained else f"{minutes:.1f}",
+        **judge(run, models, split),
+        "training_loss": f"{sum(losses) / len(losses):.4f}",
+        "cpu_minutes": f"{sum(minutes):.1f}" if all(minutes) else "",
         "steps": run.profile.training.epochs * run.profile.training.batches_per_epoch,
-        "seed": run.profile.seed,
+        "seed": " ".join(map(str, seeds)),
         "trained_on": " ".join(split.train),
         "judged_by": " ".join(split.test),
         "data": data_name(run),
@@ -116,16 +114,28 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def judge(run: Run, model: Any, split: Fold) -> dict[str, str]:
+def train(run: Run, split: Fold) -> tuple[Any, float, float]:
+    """The network after training, its last loss, and the minutes of processor time it took now, 0 if it lay there."""
+    from covidlib.training import CODE, compiled_network, fit
+
+    model, cases = compiled_network(run.profile), run.prepared(split.train)
+    made_by = {section: given for section, given in run.profile.as_dict().items() if section != "inference"}
+    folder = run.folder / fingerprint(made_by, *CODE)[:12]
+    was_there, begun = (folder / "checkpoint.json").is_file(), time.process_time()
+    history = fit(model, cases, [], run.profile, folder)
+    return model, history[-1]["loss"], 0 if was_there else (time.process_time() - begun) / 60
+
+
+def judge(run: Run, models: Sequence[Any], split: Fold) -> dict[str, str]:
     """Mean Dice of each class over the judging cases, on their own grids."""
     from unseen import dice
 
-    from covidlib.inference import predict_volume
+    from covidlib.inference import mean, predict_volume
     from covidlib.preprocessing import labels_on_grid
 
     found = []
     for case, prepared in zip(map(run.case, split.test), run.prepared(split.test), strict=True):
-        probabilities = predict_volume(model, prepared, run.profile)
+        probabilities = mean(predict_volume(model, prepared, run.profile) for model in models)
         found.append(dice(case.labels, labels_on_grid(probabilities, case.labels.shape)))
     return {f"dice_{name}": f"{sum(one[name] for one in found) / len(found):.4f}" for name in found[0]}
 

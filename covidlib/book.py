@@ -48,25 +48,8 @@ def build_book(run: Run) -> Path:
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search("WARNING|ERROR", line)]
         raise DataError("the book has warnings (all of them in _build/book.log):\n" + "\n".join(lines[:20]))
-    darken_charts(BUILD / "html")
     BUILT_FROM.write_text(str(run.folder.resolve()), encoding="utf-8")
     return BUILD / "html" / "index.html"
-
-
-def darken_charts(html: Path) -> None:
-    """Put a dark version beside each chart (SVG) of the built pages; book.css shows the one that goes with the page.
-
-    Sphinx writes only pages that have changed: what has its dark version already stays as it is.
-    """
-    from covidlib.figures import dark_chart
-
-    for chart in set((html / "_images").glob("*.svg")) - set((html / "_images").glob("*.dark.svg")):
-        chart.with_suffix(".dark.svg").write_text(dark_chart(chart.read_text(encoding="utf-8")), encoding="utf-8")
-    image = re.compile(r'<img (?!data-on)([^>]*src="[^"]*_images/[^"]+)\.svg"([^>]*)>')
-    for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        both = image.sub(r'<img data-on="light" \1.svg"\2><img data-on="dark" \1.dark.svg"\2>', text)
-        page.write_text(both, encoding="utf-8")
 
 
 def stage(run: Run) -> Path:

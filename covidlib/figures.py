@@ -1,11 +1,10 @@
 """Results in, matplotlib figures out: never shown, always returned.
 
-Charts are dark on white, with a second version for dark pages (`dark_chart`); scans are on black and at home on any page.
+Charts are dark on white, and book.css turns them over on dark pages; scans are on black and at home on any page.
 Axial slices are in radiological display: seen from the feet, the patient's right on the left of the picture. Arrays are (x, y, z)
 in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red that all kinds of color vision tell from them.
 """
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -171,33 +170,6 @@ def keep(figure: Figure, path: Path) -> Any:
     with plt.rc_context({"svg.hashsalt": "covidlib"}):  # equal figures, equal files
         figure.savefig(target, dpi=150, bbox_inches="tight", metadata={} if pictures else {"Date": None})
     return figure if pictures else SVG(filename=str(target))
-
-
-def dark_chart(svg: str, ground: str = "#121212") -> str:
-    """A chart as `keep` wrote it, as SVG text, for a page as dark as `ground`: greys turned over, colors kept.
-
-    A color with less contrast to the ground than 3 to 1 (WCAG 1.4.11) gets as much white as it needs.
-    """
-    dark = np.array(colors.to_rgb(ground))
-
-    def turned(color: str) -> str:
-        """A color of the chart as it is on the dark page."""
-        rgb = np.array(colors.to_rgb(color))
-        if np.ptp(rgb) < 0.1:  # a grey; its tint stays
-            grey = rgb.mean()
-            return colors.to_hex((dark + (1 - grey) * (0.93 - dark) + rgb - grey).clip(0, 1))
-        whiter = (rgb + share * (1 - rgb) for share in np.linspace(0, 1, 21))
-        return colors.to_hex(next(mixed for mixed in whiter if _contrast(mixed, dark) >= 3))
-
-    written = re.sub(r"#[0-9a-f]{6}\b", lambda found: turned(found[0]), svg)
-    return written.replace("<svg ", f'<svg fill="{turned("black")}" ', 1)  # of letters: black where nothing is said
-
-
-def _contrast(one: np.ndarray, other: np.ndarray) -> float:
-    """Contrast of two RGB colors, 1 to 21 (WCAG)."""
-    linear = [np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) for rgb in (one, other)]
-    low, high = sorted(float(rgb @ (0.2126, 0.7152, 0.0722)) for rgb in linear)
-    return (high + 0.05) / (low + 0.05)
 
 
 def montage(image: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], n: int = 12, window: Any = None) -> Figure:
@@ -439,7 +411,6 @@ def agreement_chart(truth: Sequence[float], predicted: Sequence[float], what: st
 def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
     """Wall seconds above, peak GiB below; left against the scan's size, right against the number of scans (x, seconds, GiB)."""
     figure, axes = _figure(2, 2, 4.6, sharex="col")
-    figure.patch.set_facecolor("white")  # readable on a dark page as well
     kinds = {"size": "size, in 512 × 512 × 200 voxels", "scans": "scans in one call"}
     for column, (kind, label) in enumerate(kinds.items()):
         points = np.array(growth[kind], float).reshape(-1, 3)

@@ -5,7 +5,6 @@ import functools
 import itertools
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -87,12 +86,18 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
 
 
 def load_model(settings: Network, file: Path) -> keras.Model:
-    """The network with the weights of a file. DataError where they do not fit, or leave a layer untrained."""
-    model = build_network(settings)
+    """The network with the weights of a file. DataError unless they are its own, all of them."""
+    import h5py
+
+    model, names = build_network(settings), []
     try:
-        with warnings.catch_warnings(action="error", category=UserWarning):  # Keras only warns of layers that stay untrained
-            model.load_weights(file)
-    except (OSError, ValueError, KeyError, UserWarning) as error:
+        with h5py.File(file) as stored:
+            stored["layers"].visit(names.append)
+        found = sum("/vars/" in name for name in names)
+        if found != len(model.variables):  # Keras would only warn of layers that stay untrained
+            raise ValueError(f"{found} arrays, not {len(model.variables)}")
+        model.load_weights(file)
+    except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
     return model

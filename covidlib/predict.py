@@ -3,10 +3,13 @@
 import csv
 import json
 import logging
+import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from covidlib.scan import Scan, find_scans, read_scan
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
+UNNEEDED = {"tensorflow": ("IPython", "pandas", "sklearn", "matplotlib", "jax")}  # loaded where found, in half of its own time
 KINDS = ("labels.nii.gz", "overlay.png", "probabilities.nii.gz")  # of files per scan, the last on request
 MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "postprocessing", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
@@ -144,10 +148,10 @@ def predict_scans(
 
         if todo:
             coming = reader.submit(read, todo[0])
-            import covidlib.inference  # noqa: F401  TensorFlow loads while the first scan is read
-
-            wait([coming])  # no thread may be reading while Predictor makes errors of warnings
+            with _without(*UNNEEDED.get(os.environ.get("KERAS_BACKEND"), ())):
+                import covidlib.inference  # noqa: F401  TensorFlow loads while the first scan is read
             predictor = Predictor(weights, memory_gb)
+            reader.submit(__import__, "covidlib.figures")  # matplotlib loads while the networks compute
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             taken, coming = coming, reader.submit(read, todo[number]) if number < len(todo) else None  # the next, meanwhile
             try:
@@ -164,6 +168,18 @@ def predict_scans(
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
+
+
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Hide packages from what is imported meanwhile, as if they were not installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:

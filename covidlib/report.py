@@ -196,26 +196,28 @@ def _dotted(given: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def options_markdown(table: Path) -> str:
-    """What one change at a time did, from the file that bench/options.py writes."""
+    """What one change at a time did, a table for each arithmetic, from the file that bench/options.py writes."""
     import pandas as pd
 
     if not table.is_file():
         return "No option has been measured yet.\n"
     rows = pd.read_csv(table, keep_default_na=False)
     first = rows.iloc[0]
-    said = (
-        f"Mean Dice of left lung, right lung and infection over {first.judged_by.replace(' ', ', ')}, after training on "
-        f"{len(first.trained_on.split())} other cases; loss and processor time are of the training. "
-        f"Data: {first.data}; seed {first.seed}; {first.machine}."
-    )
-    if elsewhere := "; ".join(rows[rows["machine"] != first.machine]["option"]):
-        other = rows[rows["machine"] != first.machine].iloc[0]
-        said += f" On another machine ({other.machine}, {other.computed_in}), so with other processor times: {elsewhere}."
     shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
     rows[shares] = rows[shares].map(_three)
     rows["option"] += [f": `{changed}`" if changed else "" for changed in rows["changed"]]
+    if "computed_in" not in rows:
+        rows["computed_in"] = "an arithmetic that was not written down"
+    parts = [
+        f"Mean Dice of left lung, right lung and infection over {first.judged_by.replace(' ', ', ')}, after training on "
+        f"{len(first.trained_on.split())} other cases; loss and processor time are of the training. "
+        f"Data: {first.data}; seed {first.seed} where no other is named."
+    ]
     head = ("option", "left", "right", "infection", "loss", "steps", "CPU min")
-    return said + "\n\n" + _table(head, rows[["option", *shares, "steps", "cpu_minutes"]].itertuples(index=False))
+    for arithmetic, group in rows.groupby("computed_in", sort=False):
+        parts.append(f"Computed in {arithmetic} ({'; '.join(group['machine'].unique())}):")
+        parts.append(_table(head, group[["option", *shares, "steps", "cpu_minutes"]].itertuples(index=False)))
+    return "\n\n".join(parts)
 
 
 def viewer_markdown(table: Path) -> str:

@@ -25,6 +25,7 @@ from covidlib.preprocessing import Prepared, prepare_cached, read_prepared
 from covidlib.profile import Profile, load_profile, profile_from
 
 ROOT = Path(__file__).resolve().parent.parent
+VECTORS = {"avx512_bf16": "AVX-512, bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}  # one name stands for many processors
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
 
 
@@ -163,12 +164,12 @@ def data_name(run: Run) -> str:
 
 
 def machine() -> str:
-    """Processor, cores and memory of this machine in one line."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    """Processor, the widest vectors it computes with, cores and memory of this machine in one line."""
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
+        told = dict(map(str.strip, line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line)
+        vectors = [said for flag, said in VECTORS.items() if flag in told.get("flags", "").split()]
+        name = " ".join([told.get("model name", name), *(f"({said})" for said in vectors[:1])])
     return f"{name}, {os.cpu_count()} cores, {memory() / 2**30:.0f} GiB memory"
 
 

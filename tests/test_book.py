@@ -1,4 +1,4 @@
-"""Launch buttons, a notebook that the book shows once for each fold, charts on dark pages."""
+"""Launch buttons; a notebook that the book shows once for each fold."""
 
 import subprocess
 from pathlib import Path
@@ -35,20 +35,3 @@ def test_a_notebook_that_runs_for_each_fold_has_the_fold_in_its_title_and_in_its
     three = three.replace('course"', 'course-fold-3"').replace("course`", "course-fold-3`")
     assert book.told_by_fold(text, "04_training_fold_3") == three
     assert book.told_by_fold(text, "05_evaluation") == text
-
-
-def test_a_chart_gets_a_dark_version_beside_it_and_a_scan_does_not(tmp_path: Path) -> None:
-    (tmp_path / "_images").mkdir()
-    (tmp_path / "_images" / "chart.svg").write_text('<svg width="1"><path style="fill: #ffffff"/></svg>')
-    page = tmp_path / "book" / "page.html"
-    page.parent.mkdir()
-    page.write_text('<img alt="a chart" src="../_images/chart.svg" /><img alt="a scan" src="../_images/scan.png" />')
-    book.darken_charts(tmp_path)
-    book.darken_charts(tmp_path)  # a second build leaves an unchanged page as it was
-    assert page.read_text() == (
-        '<img data-on="light" alt="a chart" src="../_images/chart.svg" />'
-        '<img data-on="dark" alt="a chart" src="../_images/chart.dark.svg" />'
-        '<img alt="a scan" src="../_images/scan.png" />'
-    )
-    assert "#121212" in (tmp_path / "_images" / "chart.dark.svg").read_text()
-    assert len(list((tmp_path / "_images").iterdir())) == 2

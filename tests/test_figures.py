@@ -211,16 +211,6 @@ def test_charts_are_kept_as_vectors_and_pictures_as_pixels(case: Case, scores: p
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["boxes.svg", "pair.png"]
 
 
-def test_a_chart_for_a_dark_page_turns_greys_over_and_keeps_colors_but_for_contrast() -> None:
-    svg = '<svg width="1"><path style="fill: #ffffff; stroke: #000000"/><path style="fill: #f0402c; stroke: #0f52ba"/></svg>'
-    dark = F.dark_chart(svg, "#000000")
-    assert dark.startswith('<svg fill="#ededed" width="1">')
-    assert "fill: #000000; stroke: #ededed" in dark  # white is the page's own black
-    assert "fill: #f0402c" in dark  # red: light enough as it is
-    blue = dark.rsplit("#", 1)[1][:6]
-    assert blue != "0f52ba" and (linear(f"#{blue}") @ (0.2126, 0.7152, 0.0722) + 0.05) / 0.05 >= 3
-
-
 def linear(color: str) -> np.ndarray:
     """Light intensities of a color's red, green and blue."""
     value = np.array(to_rgba(color)[:3])
