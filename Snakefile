@@ -107,7 +107,7 @@ rule book:
         rules.all.input,
         [str(path) for path in sorted((ROOT / "book").rglob("*")) if path.is_file()],
         [str(path) for path in sorted((ROOT / "results").rglob("*")) if path.is_file()],
-        [str(path) for path in (ROOT / "bench").glob("results.json")],
+        [str(path) for path in (ROOT / "bench").glob("results.json")], str(ROOT / "bench" / "measured.py"),
         str(ROOT / "_config.yml"), str(ROOT / "_toc.yml"), modules("book", "report"),
     output: str(ROOT / "_build" / "html" / "index.html")
     shell: f"{COVIDLIB} book {CHOSEN}"

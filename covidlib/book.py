@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.report import (
-    costs_markdown,
-    decisions_markdown,
-    folds_markdown,
-    options_markdown,
-    recipes_markdown,
-    scores_in_short,
-    stored_results,
-    table_1_markdown,
-    viewer_markdown,
-    windows_markdown,
-)
+from covidlib.report import recipes_markdown, scores_in_short, stored_results, table_1_markdown
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
@@ -78,20 +67,11 @@ def stage(run: Run) -> Path:
         "table1.md": table_1_markdown(_scores(run.folder)),
         "surrogate.md": stored_results(RESULTS / "surrogate", generated),
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
-        "infection_weight.md": decisions_markdown(RESULTS / "decisions.csv", "infection_weight"),
-        "two_lungs.md": decisions_markdown(RESULTS / "decisions.csv", "two_lungs"),
-        "specks.md": decisions_markdown(RESULTS / "decisions.csv", "smallest_infection_ml"),
-        "costs.md": costs_markdown(ROOT / "bench" / "results.json", generated),
         "recipes.md": recipes_markdown([RESULTS / name for name in RECIPES]),
-        "options.md": options_markdown(RESULTS / "options.csv"),
-        "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
-        "windows.md": windows_markdown(RESULTS / "windows.csv"),
-        "folds_inverted.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv", "inverted"),
-        "folds_apart.md": folds_markdown(RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv", "apart"),
-        "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
         (generated / name).write_text(text, encoding="utf-8")
+    subprocess.run([sys.executable, str(ROOT / "bench" / "measured.py"), str(generated)], check=True)
     return source
 
 

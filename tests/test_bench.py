@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from covidlib.files import read_json
-from covidlib.report import costs_markdown, growth
 from covidlib.runs import ROOT, machine
 
 sys.path.insert(0, str(ROOT / "bench"))
@@ -103,25 +102,6 @@ def test_forward_flops_by_hand() -> None:
     layers.append(keras.layers.Conv3DTranspose(1, 2, strides=2))
     model = keras.Sequential([keras.Input((4, 4, 4, 1)), *layers])
     assert work.forward_flops(model, (4, 4, 4)) == 2 * (27 * 1 * 2 * 64 + 2 * 3 * 8 + 8 * 1 * 3 * 8)
-
-
-def test_the_page_s_table_and_picture_come_from_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "results.json"
-    speed.update(file, "batch", row([repeat(1, 2, 0.5)], [repeat(6, 8, 1.25)]))
-    speed.update(file, "gpu_step", row([], []))
-    for share, seconds in (("0.5", 3), ("1", 5)):
-        speed.update(file, f"growth_size_{share}", row([repeat(seconds, peak=2)], []))
-    page = costs_markdown(file, tmp_path)
-    assert "| a piece | 2 times less | ours | 2 | 1 (1) | 0.50 |  | 4.0 (CPU) |" in page
-    assert "|  |  | original | 8 | 6 (6) | 1.25 |  |  |" in page
-    assert "- a piece, ours: no GPU" in page
-    assert machine() in page
-    assert (tmp_path / "growth.svg").is_file()
-    assert growth(read_json(file)["rows"]) == {"size": [(0.5, 3, 2), (1, 5, 2)], "scans": []}
-
-
-def test_without_a_file_the_page_says_so(tmp_path: Path) -> None:
-    assert "Nothing has been measured yet" in costs_markdown(tmp_path / "none.json", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,11 @@ from covidlib.metrics import NEARLY_EMPTY
 from covidlib.report import (
     cases_markdown,
     confusion_markdown,
-    decisions_markdown,
-    folds_markdown,
     means_markdown,
-    options_markdown,
     overfitting_markdown,
     recipes_markdown,
     stored_results,
     table_1_markdown,
-    viewer_markdown,
-    windows_markdown,
 )
 from covidlib.runs import ROOT
 
@@ -111,7 +106,6 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
 
 def test_nothing_stored_is_said(tmp_path):
     assert "No run" in stored_results(tmp_path, tmp_path)
-    assert "No option" in options_markdown(tmp_path / "options.csv")
 
 
 def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
@@ -125,79 +119,6 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
     _, before, after = cells(text, "infection Dice, all slices")
     assert float(after) - float(before) == pytest.approx(0.0625, abs=1e-3)
     assert recipes_markdown([tmp_path / "one", tmp_path / "none"]) == ""
-
-
-def test_a_setting_is_chosen_by_the_other_folds(tmp_path):
-    """Fold 0 alone would like 1, fold 1 alone 0: each gets what the other likes."""
-    table = {"setting": "ml", "fold": [0, 0, 1, 1], "case": ["a", "a", "b", "b"], "value": [0, 1, 0, 1]}
-    rows = pd.DataFrame({**table, "infection": [0.5, 0.75, 0.75, 0.25]})
-    pd.concat([rows, rows.assign(setting="another", infection=1.0)]).to_csv(tmp_path / "decisions.csv", index=False)
-    text = decisions_markdown(tmp_path / "decisions.csv", "ml")
-    assert cells(text, "0") == ["0", "0.625"] and cells(text, "1") == ["1", "0.500"]
-    assert "| chosen by training cases: 0 for fold 0, 1 for fold 1 | 0.375 |" in text
-    assert "Not measured" in decisions_markdown(tmp_path / "none.csv", "ml")
-
-
-def test_volume_and_windows_are_compared_case_by_case(tmp_path):
-    cases = {"a": (0.5, 0.75), "b": (0.75, 0.25), NEARLY_EMPTY: (0.0, 1.0)}
-    rows = [
-        {"case": case, "mode": mode, "left_lung": 1.0, "right_lung": 0.5, "infection": dice, "cpu_s": took}
-        for case, pair in cases.items()
-        for mode, dice, took in zip(("volume", "windows"), pair, (1.0, 4.0), strict=True)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "windows.csv", index=False)
-    text = windows_markdown(tmp_path / "windows.csv")
-    assert cells(text, "the whole volume")[1:] == ["1.000", "0.500", "0.625", "1.0"]
-    assert cells(text, "half-overlapping windows")[3:] == ["0.500", "4.0"]
-    assert "over 2 cases" in text and "0.375 in the median and by 0.500 at most" in text
-    assert "Not measured" in windows_markdown(tmp_path / "none.csv")
-
-
-def test_training_on_other_folds_is_told_beside_the_stored_run(scores, tmp_path):
-    scores.to_csv(tmp_path / "scores.csv", index=False)
-    tested = [case for case in scores["case"].unique() if case != NEARLY_EMPTY][:2]
-    made = {"fold": 2, "trained_on": 15, "steps": 2600, "minutes": 70.4, "seed": 0, "machine": "a machine"}
-    dice = {"left_lung": 0.5, "right_lung": 0.6, "infection": 0.1}
-    rows = [{"folds": name, "case": case, **dice, **made} for name in ("inverted", "apart") for case in (*tested, NEARLY_EMPTY)]
-    pd.DataFrame(rows).to_csv(tmp_path / "folds.csv", index=False)
-    files = tmp_path / "folds.csv", tmp_path / "scores.csv"
-    infection = scores[scores["class"] == "infection"].set_index("case")["dice"]
-    apart, inverted = folds_markdown(*files, "apart"), folds_markdown(*files, "inverted")
-    assert cells(apart, tested[0])[1:] == [f"{infection[tested[0]]:.3f}", "0.100", f"{0.1 - infection[tested[0]]:+.3f}"]
-    assert NEARLY_EMPTY not in apart and "70 minutes" in apart
-    assert cells(inverted, "15 scans")[1:] == ["0.500", "0.600", "0.100"]
-    assert cells(inverted, "16 scans")[3] == f"{infection[tested].mean():.3f}"
-    assert "Not measured" in folds_markdown(tmp_path / "none.csv", tmp_path / "scores.csv", "apart")
-
-
-def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
-    slices = {name: {"drawn_ms": {"median": ms, "p95": 2 * ms, "max": 3 * ms}} for name, ms in (("axial", 4.0), ("coronal", 1.0))}
-    told = {"data": "drawn", "case": "a", "shape": [8, 9, 5], "machine": "an abacus", "page_mb": {"compared": 1.5}}
-    write_json(tmp_path / "viewer.json", {**told, "chromium": "99.0.1", "slices": slices})
-    text = viewer_markdown(tmp_path / "viewer.json")
-    assert "a of `drawn`, 8 x 9 x 5 voxels" in text and "1.5 MB" in text and "Chromium 99; an abacus" in text
-    assert "1.0 to 4.0 ms in the median" in text and "at most 8.0 ms" in text and "took 12.0 ms" in text
-    assert "Not measured" in viewer_markdown(tmp_path / "none.json")
-
-
-def test_options_are_told_with_what_they_were_measured_on(tmp_path):
-    table = {"option": ["base", "slow"], "changed": ["", "training.learning_rate = 0.001"], "dice_left_lung": [0.9, 0.8]}
-    table |= {
-        "dice_right_lung": [0.9, 0.8],
-        "dice_infection": [0.5, 0.25],
-        "training_loss": [1.0, 2.0],
-        "cpu_minutes": [8.0, 8.0],
-    }
-    table |= {"steps": 300, "seed": 0, "trained_on": "c d e", "judged_by": "a b", "data": "surrogate"}
-    table |= {"machine": ["an abacus", "a slide rule"], "computed_in": ["beads", "marks"]}
-    pd.DataFrame(table).to_csv(tmp_path / "options.csv", index=False)
-    text = options_markdown(tmp_path / "options.csv")
-    assert "over a, b, after training on 3 other cases" in text
-    beads, marks = text.split("Computed in ")[1:]
-    assert beads.startswith("beads (an abacus)") and marks.startswith("marks (a slide rule)")
-    assert "base" in beads and "slow" not in beads and "slow" in marks
-    assert cells(text, "slow: `training.learning_rate = 0.001`")[1:] == ["0.800", "0.800", "0.250", "2.000", "300", "8.0"]
-    assert cells(text, "base")[3] == "0.500"
 
 
 def test_the_readme_quotes_the_stored_scores():

@@ -1,0 +1,246 @@
+"""What the scripts of this folder measured, as the tables and the picture of the book's pages: every number is read from a file.
+
+python bench/measured.py FOLDER         writes them there; `python -m covidlib book` does it
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from covidlib.dataset import CLASSES
+from covidlib.files import read_json
+from covidlib.report import markdown_table, picture, three
+from covidlib.runs import ROOT
+
+RESULTS = ROOT / "results"
+GROWTH = (  # what to look for, caption
+    "How does it grow? A straight line in {} is proportional; memory that stays flat does not depend on the number of scans.",
+    "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
+)
+
+
+def main(folder: Path) -> None:
+    """Write every table of the book that this folder's scripts have measured, and the picture of growth, into `folder`."""
+    decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
+    texts = {
+        "infection_weight.md": decisions_markdown(decided, "infection_weight"),
+        "two_lungs.md": decisions_markdown(decided, "two_lungs"),
+        "specks.md": decisions_markdown(decided, "smallest_infection_ml"),
+        "costs.md": costs_markdown(ROOT / "bench" / "results.json", folder),
+        "options.md": options_markdown(RESULTS / "options.csv"),
+        "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
+        "windows.md": windows_markdown(RESULTS / "windows.csv"),
+        "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
+        "folds_apart.md": folds_markdown(folds, usual, "apart"),
+        "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def options_markdown(file: Path) -> str:
+    """What one change at a time did, a table for each arithmetic, from the file that bench/options.py writes."""
+    import pandas as pd
+
+    if not file.is_file():
+        return "No option has been measured yet.\n"
+    rows = pd.read_csv(file, keep_default_na=False)
+    first = rows.iloc[0]
+    shares = ["dice_left_lung", "dice_right_lung", "dice_infection", "training_loss"]
+    rows[shares] = rows[shares].map(three)
+    rows["option"] += [f": `{changed}`" if changed else "" for changed in rows["changed"]]
+    if "computed_in" not in rows:
+        rows["computed_in"] = "an arithmetic that was not written down"
+    parts = [
+        f"Mean Dice of left lung, right lung and infection over {first.judged_by.replace(' ', ', ')}, after training on "
+        f"{len(first.trained_on.split())} other cases; loss and processor time are of the training. "
+        f"Data: {first.data}; seed {first.seed} where no other is named."
+    ]
+    head = ("option", "left", "right", "infection", "loss", "steps", "CPU min")
+    for arithmetic, group in rows.groupby("computed_in", sort=False):
+        parts.append(f"Computed in {arithmetic} ({'; '.join(group['machine'].unique())}):")
+        parts.append(markdown_table(head, group[["option", *shares, "steps", "cpu_minutes"]].itertuples(index=False)))
+    return "\n\n".join(parts)
+
+
+def viewer_markdown(file: Path) -> str:
+    """How heavy the viewer's page is and how fast it draws, from the file that bench/viewer.py writes."""
+    told = read_json(file)
+    if not told:
+        return "Not measured yet.\n"
+    drawn = [one["drawn_ms"] for one in told["slices"].values()]
+    return (
+        f"Measured by `bench/viewer.py` on {told['case']} of `{told['data']}`, {' x '.join(map(str, told['shape']))} voxels: the "
+        f"page has {told['page_mb']['compared']} MB. A changed slice is drawn after {min(one['median'] for one in drawn)} to "
+        f"{max(one['median'] for one in drawn)} ms in the median of each plane; 95 of 100 changes take at most "
+        f"{max(one['p95'] for one in drawn)} ms, and the slowest of all took {max(one['max'] for one in drawn)} ms (headless "
+        f"Chromium {told['chromium'].split('.')[0]}; {told['machine']}, which other work shared).\n"
+    )
+
+
+def decisions_markdown(file: Path, setting: str) -> str:
+    """Infection Dice by the value of a setting of `inference`, from the file that bench/decisions.py writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    rows = rows[(rows["setting"] == setting) & (rows["case"] != NEARLY_EMPTY)]
+    counted = rows.set_index(["fold", "value"])["infection"].sort_index()
+    means = counted.groupby("value").mean()
+    folds = counted.index.unique("fold")
+    chosen = {fold: counted.drop(index=fold, level="fold").groupby("value").mean().idxmax() for fold in folds}
+    said = "chosen by training cases: " + ", ".join(f"{value:g} for fold {fold}" for fold, value in chosen.items())
+    mean = counted[counted.index.isin(list(chosen.items()))].mean()
+    lines = [*((f"{value:g}", three(mean)) for value, mean in means.items()), (f"{said}", three(mean))]
+    return markdown_table((f"`{setting}`", "mean infection Dice"), lines)
+
+
+def folds_markdown(file: Path, scores: Path, name: str) -> str:
+    """Dice after training on fewer cases than the run of `scores` did, beside that run's, from what bench/folds.py wrote.
+
+    name: "inverted" (4 scans to learn from, means over the cases) or "apart" (without a test patient's other scan, every case).
+    """
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    kept = pd.read_csv(file) if file.is_file() else pd.DataFrame({"folds": []})
+    rows = kept[kept["folds"] == name]
+    if rows.empty:
+        return "Not measured yet.\n"
+    first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
+    usual = pd.read_csv(scores).pivot(index="case", columns="class", values="dice").loc[rows.index, list(CLASSES[1:])]
+    other = rows[["left_lung", "right_lung", "infection"]]
+    if name == "inverted":
+        head = ("trained on", *CLASSES[1:])
+        lines = [(f"{first.trained_on} scans", *map(three, other.mean())), ("16 scans", *map(three, usual.mean()))]
+    else:
+        before, after = usual["infection"], other["infection"]
+        head = ("infection Dice of", "trained on 16 scans", f"on {first.trained_on}, without the patient's other one", "change")
+        lines = [(case, three(before[case]), three(after[case]), f"{after[case] - before[case]:+.3f}") for case in rows.index]
+    said = f"{len(rows)} test cases, {first.steps} steps, seed {first.seed}, {first.minutes:.0f} minutes"
+    return f"{markdown_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
+
+
+def windows_markdown(file: Path) -> str:
+    """Volume against windows on the same networks and cases, from the file that bench/windows.py writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    rows = rows[rows["case"] != NEARLY_EMPTY]
+    means = rows.groupby("mode")[["left_lung", "right_lung", "infection", "cpu_s"]].mean()
+    head = ("network sees", "left lung", "right lung", "infection", "CPU s a scan")
+    names = {"volume": "the whole volume", "windows": "half-overlapping windows"}
+    lines = ((names[mode], *map(three, dice), f"{took:.1f}") for mode, *dice, took in means.itertuples(name=None))
+    each = rows.pivot(index="case", columns="mode", values="infection")
+    apart = (each["volume"] - each["windows"]).abs()
+    return (
+        f"Mean Dice over {len(each)} cases, each by the network that has not seen it:\n\n{markdown_table(head, lines)}\n"
+        f"Case by case, infection differs by {apart.median():.3f} in the median and by {apart.max():.3f} at most.\n"
+    )
+
+
+def costs_markdown(file: Path, pictures: Path) -> str:
+    """What every piece of work costs, ours beside the original's, and growth, from the file that bench/speed.py writes.
+
+    Draws one picture into `pictures` where growth has been measured.
+    """
+    from covidlib import figures
+
+    rows = (read_json(file) or {"rows": {}})["rows"]
+    if not rows:
+        return "Nothing has been measured yet: `make bench` does it.\n"
+    compared = {name: row for name, row in rows.items() if not name.startswith("growth")}
+    parts = [_costs_table(compared), _unmeasured(compared), _taken(rows), _notes(compared)]
+    grown = growth(rows)
+    if any(len(points) > 1 for points in grown.values()):
+        figures.growth_chart(grown).savefig(pictures / "growth.svg", bbox_inches="tight")
+        parts.append(picture("growth.svg", *GROWTH))
+    else:
+        parts.append("Growth: not measured.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def growth(rows: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float]]]:
+    """Points (x, wall seconds, peak GiB) of "size" (in units of 512 x 512 x 200 voxels) and of "scans" (how many in one call)."""
+    found: dict[str, list[tuple[float, float, float]]] = {"size": [], "scans": []}
+    for name, row in rows.items():
+        kind, _, x = name.removeprefix("growth_").partition("_")
+        if kind in found and "wall_min_s" in row["ours"]:
+            found[kind].append((float(x), row["ours"]["wall_min_s"], row["ours"]["peak_gib"]))
+    return {kind: sorted(points) for kind, points in found.items()}
+
+
+def _costs_table(rows: Mapping[str, Any]) -> str:
+    head = ("work", "to reach", "", "CPU s", "wall s, least (median)", "peak GiB", "result", "times less")
+    lines = []
+    for row in rows.values():
+        result = f"{row['ours']['value']:.3g} {row['unit']}" if "value" in row["ours"] else ""
+        times = f"{row['ratio']:.1f} ({'CPU' if row['judged'] == 'cpu_s' else 'wall'})" if row["ratio"] else ""
+        lines.append((row["what"], row["target"], "ours", *_cost_cells(row["ours"]), result, times))
+        if "wall_min_s" in row["peer"]:
+            earlier = f", {row['peer']['earlier']}" if "earlier" in row["peer"] else ""
+            lines.append(("", "", f"original{earlier}", *_cost_cells(row["peer"]), "", ""))
+    return markdown_table(head, lines)
+
+
+def _cost_cells(side: Mapping[str, Any]) -> tuple[str, str, str]:
+    if "not measured" in side:
+        return "not measured", "", ""
+    cpu, least, median, peak = (side[name] for name in ("cpu_s", "wall_min_s", "wall_median_s", "peak_gib"))
+    return _short(cpu), f"{_short(least)} ({_short(median)})", f"{peak:.2f}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:.0f}"
+
+
+def _unmeasured(rows: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {row['what']}, {who}: {row[side]['not measured']}"
+        for row in rows.values()
+        for side, who in (("ours", "ours"), ("peer", "original"))
+        if "not measured" in row[side] and row[side]["not measured"] != "the original has no such work"
+    ]
+    return "Not measured:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _taken(rows: Mapping[str, Any]) -> str:
+    """On which machines, when, and how quiet they were."""
+    measured = [row for row in rows.values() if "wall_min_s" in row["ours"]]
+    if not measured:
+        return ""
+    machines = [row["machine"] for row in measured]
+    usual = max(machines, key=machines.count)
+    elsewhere = "".join(f" On {row['machine']}: {row['what']}." for row in measured if row["machine"] != usual)
+    dates = sorted({row["date"] for row in measured})
+    sides = [side for row in measured for side in (row["ours"], row["peer"])]
+    busiest = max(side.get("others_cores", 0.0) for side in sides)
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"Measured {when} on {usual}. Other processes used up to {busiest:.1f} cores meanwhile.{elsewhere}"
+
+
+def _notes(rows: Mapping[str, Any]) -> str:
+    lines = []
+    for row in rows.values():
+        said = ", ".join(f"{key.replace('_', ' ')}: {_note(value)}" for key, value in row["ours"].get("notes", {}).items())
+        lines += [f"- {row['what']}: {said}"] if said else []
+    return "What else was noted:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _note(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
