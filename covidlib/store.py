@@ -2,9 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
@@ -123,17 +122,14 @@ def model_card(folder: Path) -> str:
 def _halve(source: Path, target: Path) -> None:
     import h5py
 
+    names: list[str] = []
     with h5py.File(source) as whole, h5py.File(target, "w") as half:
-        for name, item in _items(whole):
+        whole.visit(names.append)
+        for name in names:
+            item = whole[name]
             if isinstance(item, h5py.Group):
                 half.require_group(name).attrs.update(item.attrs)
             elif item.ndim > 1:
                 half.create_dataset(name, data=item[...].astype("float16"), compression="gzip", shuffle=True)
             else:
                 half.create_dataset(name, data=item[...])
-
-
-def _items(file: Any) -> Iterator[tuple[str, Any]]:
-    names: list[str] = []
-    file.visit(names.append)
-    return ((name, file[name]) for name in names)
