@@ -50,6 +50,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "polynomial schedule": {"training.schedule": "polynomial"},
     "constant rate (plateau rule)": {"training.schedule": "plateau"},
     "patches drawn uniformly": {"patches.infection_fraction": 0.0},
+    "patches drawn uniformly, another seed": {"patches.infection_fraction": 0.0, "seed": [1]},
+    "a quarter of the patches around infection": {"patches.infection_fraction": 0.25},
     "mirroring along all axes": {"augmentation.mirror_axes": "xyz"},
     "lungs not swapped when mirrored": {"augmentation.swap_lungs": False},
     "no augmentation but mirroring": {"augmentation.probability": 0.0},
