@@ -144,7 +144,7 @@ def test_page(visit) -> None:
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(FAINT) == []
-    turned = {(True, "invert(0.94) hue-rotate(180deg) brightness(1.2)"), (False, "none")}  # charts turned over, scans not even dimmed
+    turned = {(True, "invert(0.94) hue-rotate(180deg) brightness(1.2)"), (False, "none")}  # charts turned over, scans as they are
     assert set(map(tuple, page.evaluate(FILTERS))) <= turned
     for width in (1280, 1100, 800):
         page.set_viewport_size({"width": width, "height": 900})
