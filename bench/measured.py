@@ -1,6 +1,6 @@
 """What the scripts of this folder measured, as the tables and the picture of the book's pages: every number is read from a file.
 
-python bench/measured.py FOLDER         writes them there; `python -m covidlib book` does it
+    python bench/measured.py FOLDER         writes them there; `python -m covidlib book` does it
 """
 
 import sys
@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from covidlib.book import RESULTS
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
 from covidlib.report import markdown_table, picture, three
-from covidlib.runs import ROOT
 
-RESULTS = ROOT / "results"
 GROWTH = (  # what to look for, caption
     "How does it grow? A straight line in {} is proportional; memory that stays flat does not depend on the number of scans.",
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
@@ -27,7 +26,7 @@ def main(folder: Path) -> None:
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
         "two_lungs.md": decisions_markdown(decided, "two_lungs"),
         "specks.md": decisions_markdown(decided, "smallest_infection_ml"),
-        "costs.md": costs_markdown(ROOT / "bench" / "results.json", folder),
+        "costs.md": costs_markdown(Path(__file__).with_name("results.json"), folder),
         "options.md": options_markdown(RESULTS / "options.csv"),
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from covidlib.dataset import MA_GROUPS, Fold
 from covidlib.files import fingerprint, whole_file
+from covidlib.profile import load_profile
 from covidlib.runs import ROOT, Run, data_name, machine, open_run
 
 TABLE = ROOT / "results" / "options.csv"
@@ -96,7 +97,7 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     from covidlib.network import computed_in
 
     grid = fingerprint({key: value for key, value in changes.items() if key.startswith("preprocessing.")})[:12]
-    where, seeds = ROOT / "runs" / "options" / grid, changes.get("seed", [0])
+    where, seeds = ROOT / "runs" / "options" / grid, changes.get("seed", [load_profile(profile).seed])
     runs = [open_run(profile, data, where, {**STEPS, **changes, "seed": seed}) for seed in seeds]
     run, judged_by = runs[0], MA_GROUPS[JUDGED_BY]
     split = Fold(FOLD, tuple(case for case in run.folds[FOLD].train if case not in judged_by), judged_by)

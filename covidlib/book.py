@@ -1,6 +1,7 @@
 """A finished run in, the HTML book out: pages, executed notebooks, and the numbers of the prose from result files."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def stage(run: Run) -> Path:
     }
     for name, text in texts.items():
         (generated / name).write_text(text, encoding="utf-8")
-    subprocess.run([sys.executable, str(ROOT / "bench" / "measured.py"), str(generated)], check=True)
+    runpy.run_path(str(ROOT / "bench" / "measured.py"))["main"](generated)
     return source
 
 

@@ -7,6 +7,7 @@ them before they are committed.
 import dataclasses
 import io
 import itertools
+import re
 import runpy
 import tempfile
 from pathlib import Path
@@ -215,6 +216,22 @@ def linear(color: str) -> np.ndarray:
     """Light intensities of a color's red, green and blue."""
     value = np.array(to_rgba(color)[:3])
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def test_on_a_dark_page_white_is_its_ground_and_colors_of_charts_have_contrast_to_it() -> None:
+    css = (ROOT / "book" / "_static" / "book.css").read_text(encoding="utf-8")
+    invert, brightness = map(float, re.search(r"invert\(([\d.]+)\) hue-rotate\(180deg\) brightness\(([\d.]+)\)", css).groups())
+
+    def turned(color: str) -> tuple[float, ...]:
+        """A color as the page's filter shows it (W3C Filter Effects 1: half a turn of the hue mirrors it at its grey)."""
+        inverted = invert + np.array(to_rgba(color)[:3]) * (1 - 2 * invert)
+        rotated = 2 * (inverted @ (0.213, 0.715, 0.072)) - inverted
+        return tuple((brightness * rotated.clip(0, 1)).clip(0, 1))
+
+    assert np.round(np.multiply(turned("white"), 255)).tolist() == [0x12] * 3  # #121212, the theme's
+    seen = ("#121212", *map(turned, (*F.COLORS, F.ORANGE)))
+    ground, *bright = (linear(color) @ (0.2126, 0.7152, 0.0722) + 0.05 for color in seen)
+    assert min(bright) / ground >= 3  # WCAG 1.4.11
 
 
 @pytest.mark.parametrize("palette", [F.COLORS, tuple(F.ERRORS.values())], ids=["labels", "errors"])
