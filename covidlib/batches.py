@@ -1,6 +1,7 @@
 """Prepared cases in, training batches out, as a keras.utils.PyDataset. Paper section 3.4."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -10,6 +11,9 @@ from covidlib.dataset import CLASSES
 from covidlib.patches import Corner, corner_around, crop, random_corner
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Profile
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 INFECTION = CLASSES.index("infection")
 
@@ -42,9 +46,22 @@ class Batches(keras.utils.PyDataset):
         """Batches an epoch."""
         return self.length
 
-    def on_epoch_end(self) -> None:
-        """Called by Keras: the next epoch draws other patches."""
-        self.epoch += 1
+    def feed(self) -> "Batches | tf.data.Dataset":
+        """What `model.fit` is to be given; before each epoch, `epoch` is to be set.
+
+        On TensorFlow, unless processes make the batches, a tf.data set that does not tune itself. Keras would make one that does,
+        and to end that after an epoch may take as long again as the epoch, all cores idle (TensorFlow 2.21).
+        """
+        if keras.backend.backend() != "tensorflow" or self.workers > 1:
+            return self
+        import tensorflow as tf
+
+        options, patches = tf.data.Options(), self.profile.patches
+        options.autotune.enabled = False
+        shape = (patches.batch_size, *patches.shape_vox)
+        kinds = (tf.TensorSpec((*shape, 1), tf.float32), tf.TensorSpec(shape, tf.uint8))
+        drawn = tf.data.Dataset.from_generator(lambda: map(self.__getitem__, range(self.length)), output_signature=kinds)
+        return drawn.apply(tf.data.experimental.assert_cardinality(self.length)).prefetch(2).with_options(options)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `index` of the present epoch."""

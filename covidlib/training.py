@@ -93,14 +93,16 @@ def fit(
     begun = keeper.load(model)
     if _complete(keeper.state, settings):
         return keeper.state["history"]
+    batches = Batches(train, profile, settings.batches_per_epoch, workers=workers)
     watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(batches, "epoch", epoch))
     if not keeper.finished:
         model.fit(
-            Batches(train, profile, settings.batches_per_epoch, epoch=begun, workers=workers),
-            validation_data=watch,
+            batches.feed(),
+            validation_data=watch and watch.feed(),
             initial_epoch=begun,
             epochs=settings.epochs,
-            callbacks=[keeper, *_tensorboard(folder)],
+            callbacks=[begin, keeper, *_tensorboard(folder)],
             shuffle=False,
             verbose=0,
         )
