@@ -211,6 +211,14 @@ def test_fitting_again_where_all_is_done_returns_what_is_there(tmp_path, tiny_vo
     check_same(tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path / "copy"), (history, weights))
 
 
+def test_each_epoch_draws_its_own_batches_once(tmp_path, monkeypatch, tiny_volumes, tiny_profile):
+    drawn, draw = [], Batches.__getitem__
+    monkeypatch.setattr(Batches, "__getitem__", lambda self, index: drawn.append((self.epoch, index)) or draw(self, index))
+    settings = {"training.epochs": 3, "training.batches_per_epoch": 2, "training.validation_batches": 0}
+    tiny_fit(tiny_volumes, tiny_profile(settings), tmp_path)
+    assert drawn == [(epoch, index) for epoch in range(3) for index in range(2)]
+
+
 def test_batches_made_by_other_processes_train_the_same(tmp_path, tiny_volumes, tiny_profile, unbroken):
     history, weights, _ = unbroken
     check_same(tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path, workers=2), (history, weights))
