@@ -5,6 +5,8 @@ Paper section 3.2: clip, scale to grey, resample to a common spacing, z-score.
 
 import dataclasses
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,7 +204,7 @@ def resample_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return winner
 
 
-def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = SLAB) -> np.ndarray:
+def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = 4) -> np.ndarray:
     """Probabilities (x, y, z, classes) on the working grid to uint8 labels (x, y, z) on a grid of `shape` over the same extent.
 
     Linear interpolation, then the likeliest class; `slab` slices at a time, so that memory stays small. Only where a voxel that
@@ -217,11 +219,15 @@ def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab:
     asked = [_reached(w[rows].T.tocsr()) for w, rows in zip(weights, there, strict=True)]
     in_plane = [w[rows, columns] for w, rows, columns in zip(weights, there, asked, strict=True)][:2]
     stack = np.ascontiguousarray(np.moveaxis(probabilities[tuple(asked)], (2, 3), (0, 1)), np.float32)  # (z, classes, x, y)
-    for start in range(there[2].start, there[2].stop, slab):
+
+    def fill(start: int) -> None:
         rows = slice(start, min(start + slab, there[2].stop))
         part = _along(in_plane[0], _along(weights[2][rows, asked[2]], stack, 0), 2)
         part = (in_plane[1] @ part.reshape(-1, part.shape[3]).T).reshape(-1, *part.shape[:3])  # (y, z, classes, x)
         labels[there[0], there[1], rows] = _likeliest(np.moveaxis(part, 2, 0)).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(fill, range(there[2].start, there[2].stop, slab)))
     return labels
 
 
