@@ -21,7 +21,7 @@ BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
 # in the order they were tried
-RECIPES = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle", "surrogate_two_cycles", "surrogate")
+RECIPES = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle", "surrogate_three_cycles", "surrogate")
 
 
 def build_book(run: Run) -> Path:
