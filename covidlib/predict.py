@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,42 +133,60 @@ def predict_scans(
         raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
     profile, files = _weights(Path(weights))
     made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity, memory_gb], *MODULES)
-    failed, started = [], time.monotonic()
+
+    def read(name: str) -> tuple[Scan, Prepared]:
+        scan = read_scan(scans[name], None, intensity, name)
+        return scan, prepare(scan.case, profile.preprocessing)
+
+    failed, predictor, started = [], None, time.monotonic()
     with only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
-        keys = {name: fingerprint([made_with, _stamp(path)])[:12] for name, path in scans.items()}
-        sources = _sources(folder, scans)
-        todo = [name for name in scans if not _is_finished(folder, name, keys[name], probabilities)]
+        made_of = _made_of(folder, scans, made_with)
+        todo = [name for name in scans if not _is_finished(folder, name, made_of[name]["key"], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
-
-        def read(name: str) -> tuple[Scan, Prepared]:
-            """A scan, read and prepared aside."""
-            scan = read_scan(scans[name], None, intensity, name)
-            return scan, prepare(scan.case, profile.preprocessing)
-
-        if todo:
-            coming = reader.submit(read, todo[0])
-            with _loading(UNNEEDED.get(os.environ.get("KERAS_BACKEND"), ())):  # while the first scan is read
-                import covidlib.inference  # noqa: F401
-            predictor = Predictor(weights, memory_gb)
-            reader.submit(__import__, "covidlib.figures")  # matplotlib loads while the networks compute
-        for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
-            taken, coming = coming, reader.submit(read, todo[number]) if number < len(todo) else None  # the next, meanwhile
-            try:
-                _forget(folder, name)
-                made_of = {"source": sources[name], "key": keys[name]}
-                said = _predict_one(predictor, name, *taken.result(), folder, made_of, probabilities)
-                problem = None
-            except Exception as error:  # one bad scan must not stop the others
-                _forget(folder, name)
-                said = _reason(name, error)
-                problem = {"error": said}
-                failed.append(name)
-            _put_row(folder / "errors.csv", name, problem)
+        for number, coming in enumerate(tqdm(_one_ahead(reader, read, todo), "scans", len(todo), disable=None), 1):
+            predictor, name = predictor or _loaded_predictor(weights, memory_gb, reader), todo[number - 1]
+            said, problem = _attempt(predictor, name, coming, folder, made_of[name], probabilities)
+            failed += [name] if problem else []
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
+
+
+def _one_ahead(reader: Executor, read: Callable[[str], Any], names: Sequence[str]) -> Iterator[Future]:
+    """What `read` makes of each name, to come, while the next is being read."""
+    coming: list[Future] = []
+    for name in names:
+        coming.append(reader.submit(read, name))
+        if len(coming) == 2:
+            yield coming.pop(0)
+    yield from coming
+
+
+def _loaded_predictor(weights: str | Path, memory_gb: float | None, reader: Executor) -> Predictor:
+    """TensorFlow and the networks loaded while the first scan is read; then matplotlib, while the networks compute."""
+    with _loading(UNNEEDED.get(os.environ.get("KERAS_BACKEND"), ())):
+        import covidlib.inference  # noqa: F401
+    predictor = Predictor(weights, memory_gb)
+    reader.submit(__import__, "covidlib.figures")
+    return predictor
+
+
+def _attempt(
+    predictor: Predictor, name: str, coming: Future, folder: Path, made_of: Mapping[str, str], probabilities: bool
+) -> tuple[str, dict[str, str] | None]:
+    """Predict a scan; returns a line about it, and a row of errors.csv if it failed: one bad scan must not stop the others."""
+    problem = None
+    try:
+        _forget(folder, name)
+        said = _predict_one(predictor, name, *coming.result(), folder, made_of, probabilities)
+    except Exception as error:
+        _forget(folder, name)
+        said = _reason(name, error)
+        problem = {"error": said}
+    _put_row(folder / "errors.csv", name, problem)
+    return said, problem
 
 
 @contextmanager
@@ -207,14 +225,15 @@ def _stamp(path: Path) -> list[Any]:
     return [[str(p.absolute()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
 
 
-def _sources(folder: Path, scans: Mapping[str, Path]) -> dict[str, str]:
-    """Which file each scan is, as a fingerprint, for paths may name patients. DataError if `folder` knows another by its name."""
+def _made_of(folder: Path, scans: Mapping[str, Path], made_with: str) -> dict[str, dict[str, str]]:
+    """What a scan's row says of its origin: `source`, which file it is, as a fingerprint, for paths may name patients; `key`, of
+    the file's present content, settings and code. DataError if `folder` has the result of another file by a scan's name."""
     sources = {name: fingerprint(str(path.absolute()))[:12] for name, path in scans.items()}
     known = {name: row.get("source") for name, row in _rows(folder / "quantification.csv").items()}
     if others := [name for name in scans if known.get(name) not in (None, sources[name])]:
         what = f"{', '.join(others)}: {folder} has the result of another file of that name"
         raise DataError(f"{what}; give all files in one call, or another folder for the results")
-    return sources
+    return {name: {"source": sources[name], "key": fingerprint([made_with, _stamp(path)])[:12]} for name, path in scans.items()}
 
 
 def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:
