@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -135,33 +135,26 @@ def predict_scans(
     made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity, memory_gb], *MODULES)
 
     def read(name: str) -> tuple[Scan, Prepared]:
+        """A scan, read and prepared aside."""
         scan = read_scan(scans[name], None, intensity, name)
         return scan, prepare(scan.case, profile.preprocessing)
 
-    failed, predictor, started = [], None, time.monotonic()
+    failed, started = [], time.monotonic()
     with only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
         made_of = _made_of(folder, scans, made_with)
         todo = [name for name in scans if not _is_finished(folder, name, made_of[name]["key"], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
-        for number, coming in enumerate(tqdm(_one_ahead(reader, read, todo), "scans", len(todo), disable=None), 1):
-            predictor, name = predictor or _loaded_predictor(weights, memory_gb, reader), todo[number - 1]
-            said, problem = _attempt(predictor, name, coming, folder, made_of[name], probabilities)
+        coming = [reader.submit(read, name) for name in todo[:1]]
+        predictor = _loaded_predictor(weights, memory_gb, reader) if todo else None
+        for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
+            coming += [reader.submit(read, following) for following in todo[number : number + 1]]  # the next, meanwhile
+            said, problem = _attempt(predictor, name, coming.pop(0), folder, made_of[name], probabilities)
             failed += [name] if problem else []
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
-
-
-def _one_ahead(reader: Executor, read: Callable[[str], Any], names: Sequence[str]) -> Iterator[Future]:
-    """What `read` makes of each name, to come, while the next is being read."""
-    coming: list[Future] = []
-    for name in names:
-        coming.append(reader.submit(read, name))
-        if len(coming) == 2:
-            yield coming.pop(0)
-    yield from coming
 
 
 def _loaded_predictor(weights: str | Path, memory_gb: float | None, reader: Executor) -> Predictor:
@@ -192,13 +185,14 @@ def _attempt(
 @contextmanager
 def _loading(unneeded: Sequence[str]) -> Iterator[None]:
     """Import quickly: packages hidden, as if they were not installed; and no search for garbage, a quarter of the time."""
-    hidden = [name for name in unneeded if name not in sys.modules]
+    hidden, searched = [name for name in unneeded if name not in sys.modules], gc.isenabled()
     sys.modules.update(dict.fromkeys(hidden))
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if searched:
+            gc.enable()
         for name in hidden:
             del sys.modules[name]
 

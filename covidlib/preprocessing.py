@@ -207,8 +207,8 @@ def resample_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = 4) -> np.ndarray:
     """Probabilities (x, y, z, classes) on the working grid to uint8 labels (x, y, z) on a grid of `shape` over the same extent.
 
-    Linear interpolation, then the likeliest class; `slab` slices at a time, so that memory stays small. Only where a voxel that
-    is not background has a say: between voxels that are all background, interpolation cannot find anything else.
+    Linear interpolation, then the likeliest class; `slab` slices at a time and core, so few that their memory is used again. Only
+    where a voxel that is not background has a say: between voxels that are all background, interpolation finds nothing else.
     """
     labels = np.zeros(shape, np.uint8)
     marked = box_of(_likeliest(np.moveaxis(probabilities, 3, 0)) > 0)
@@ -221,6 +221,7 @@ def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab:
     stack = np.ascontiguousarray(np.moveaxis(probabilities[tuple(asked)], (2, 3), (0, 1)), np.float32)  # (z, classes, x, y)
 
     def fill(start: int) -> None:
+        """Label one slab."""
         rows = slice(start, min(start + slab, there[2].stop))
         part = _along(in_plane[0], _along(weights[2][rows, asked[2]], stack, 0), 2)
         part = (in_plane[1] @ part.reshape(-1, part.shape[3]).T).reshape(-1, *part.shape[:3])  # (y, z, classes, x)

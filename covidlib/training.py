@@ -93,13 +93,14 @@ def fit(
     begun = keeper.load(model)
     if _complete(keeper.state, settings):
         return keeper.state["history"]
-    batches = Batches(train, profile, settings.batches_per_epoch, workers=workers)
-    watch = Batches(test, profile, settings.validation_batches, augment=False) if test and settings.validation_batches else None
-    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(batches, "epoch", epoch))
     if not keeper.finished:
+        batches = Batches(train, profile, settings.batches_per_epoch, workers=workers)
+        watched = test if settings.validation_batches else []
+        watch = Batches(watched, profile, settings.validation_batches, augment=False).feed() if watched else None
+        begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(batches, "epoch", epoch))
         model.fit(
             batches.feed(),
-            validation_data=watch and watch.feed(),
+            validation_data=watch,
             initial_epoch=begun,
             epochs=settings.epochs,
             callbacks=[begin, keeper, *_tensorboard(folder)],

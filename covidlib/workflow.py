@@ -152,7 +152,7 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
 def training_threads(profile: Profile, cores: int, memory_gb: float | None = None) -> int:
     """Threads for one training, so that as many folds train at once as cores and memory hold.
 
-    Two trainings of one thread each make a quarter more steps than one of two threads: a small network leaves threads waiting for
+    Two trainings of one thread each make a fifth more steps than one of two threads: a small network leaves threads waiting for
     each other. A training needs at most about 1.7 GB and sixteen maps of its finest level: 2.0 GB for `surrogate` (as measured),
     10 GB for `paper` (a step: 7.2, without the scans).
 
