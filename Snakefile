@@ -18,6 +18,8 @@ SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / su
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
 COVIDLIB = f"'{sys.executable}' -m covidlib"
+# glibc gives memory back after every large array and gets it anew page by page: a tenth of a training's time, unless told to keep it
+KEPT = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648"
 
 
 def modules(*names):
@@ -29,7 +31,7 @@ def notebook(name):
 
 
 DATA = ["dataset", "phantom", "preprocessing"]
-TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "losses", "training", "inference", "postprocessing"]
+TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "engine", "losses", "training", "inference", "postprocessing"]
 
 
 rule all:
@@ -68,7 +70,7 @@ rule training:
     input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING, "metrics", "figures")
     output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
     threads: training_threads(settings, workflow.cores)
-    shell: f"TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
+    shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
 
 
 rule evaluation:

@@ -94,7 +94,7 @@ def measure(profile: str, data: str, changes: dict[str, Any]) -> dict[str, Any]:
     What only changes prediction is judged with the network of the profile as it is, trained once and kept under runs/options.
     Each of the values of `seed` makes a network; the mean of what they predict is judged.
     """
-    from covidlib.network import computed_in
+    from covidlib.engine import computed_in
 
     grid = fingerprint({key: value for key, value in changes.items() if key.startswith("preprocessing.")})[:12]
     where, seeds = ROOT / "runs" / "options" / grid, changes.get("seed", [load_profile(profile).seed])

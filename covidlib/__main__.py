@@ -126,8 +126,7 @@ def _run(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> int:
     from covidlib.predict import SHIPPED, predict_scans
 
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only its errors between the lines about the scans
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # where TensorFlow computes: only its errors between the lines about scans
     weights = given.weights or SHIPPED
     failed = predict_scans(given.inputs, given.out, weights, given.intensity, given.probabilities, given.memory)
     sys.stdout.write(f"{len(failed)} failed, see errors.csv; " if failed else "")
@@ -249,6 +248,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["predict"] and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         # memory in pages of 2 MB, not of 4 KB: a million of these took a tenth of the time; read only when a process begins
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # everything is written: TensorFlow would take a second to leave
+    sys.exit(main())

@@ -5,34 +5,36 @@ import functools
 import itertools
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 
 from covidlib.dataset import CLASSES, save_labels
+from covidlib.engine import Engine, computed_in, has_gpu
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
-from covidlib.network import build_network, computed_in
 from covidlib.patches import Corner, crop, merge, windows
 from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
-CODE = ("inference", "patches", "preprocessing", "postprocessing", "dataset")
+CODE = ("inference", "engine", "patches", "preprocessing", "postprocessing", "dataset")
 log = logging.getLogger("covidlib")
 MARGIN = 8  # voxels around the body
 Box = tuple[slice, ...]
 EXCHANGED = [0, 2, 1, 3]  # left and right lung of CLASSES
+Model = Callable[..., Any]  # (1, x, y, z, 1) float32, training=False -> (1, x, y, z, 4): of Keras or an Engine
 
 
-def predict_volume(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:
+def predict_volume(model: Model, volume: Prepared, profile: Profile) -> np.ndarray:
     """Class probabilities of a prepared volume.
 
     Args:
-        model: from `build_network`.
+        model: from `load_model`, or Keras' own from `build_network`.
         volume: its image (x, y, z) is padded with air where it is smaller than a window or than what the network can pool.
         profile: its `inference.mode`: "windows" (half overlapping, plain mean; the paper) or "volume" (the box around the body at
             once, or in as few tiles as fit `inference.memory_gb`; a fifth of the work); with `mirror_axes` the mean over mirror
@@ -85,21 +87,30 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     return made
 
 
-def load_model(settings: Network, file: Path) -> keras.Model:
-    """The network with the weights of a file. DataError unless they are its own, all of them."""
-    import h5py
+def load_model(settings: Network, file: Path) -> Model:
+    """The network with the weights of a file: OpenVINO's on a processor, Keras' on a graphics card.
 
-    model, names = build_network(settings), []
+    DataError unless they are its own, all of them.
+    """
     try:
-        with h5py.File(file) as stored:
-            stored["layers"].visit(names.append)
-        found = sum("/vars/" in name for name in names)
-        if found != len(model.variables):  # Keras would only warn of layers that stay untrained
-            raise ValueError(f"{found} arrays, not {len(model.variables)}")
-        model.load_weights(file)
+        return _keras_model(settings, file) if has_gpu() else Engine(settings, file)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
+
+
+def _keras_model(settings: Network, file: Path) -> Model:
+    import h5py
+
+    from covidlib.network import build_network
+
+    model, names = build_network(settings), []
+    with h5py.File(file) as stored:
+        stored["layers"].visit(names.append)
+    found = sum("/vars/" in name for name in names)
+    if found != len(model.variables):  # Keras would only warn of layers that stay untrained
+        raise ValueError(f"{found} arrays, not {len(model.variables)}")
+    model.load_weights(file)
     return model
 
 
@@ -150,14 +161,14 @@ def body_box(image: np.ndarray) -> Box:
     return tuple(slice(max(0, b.start - MARGIN), min(n, b.stop + MARGIN)) for b, n in zip(box, image.shape, strict=True))
 
 
-def _predict_seen(model: keras.Model, volume: Prepared, profile: Profile, axes: tuple[int, ...]) -> np.ndarray:
+def _predict_seen(model: Model, volume: Prepared, profile: Profile, axes: tuple[int, ...]) -> np.ndarray:
     """The prediction of the mirror image along `axes`, mirrored back."""
     seen = dataclasses.replace(volume, image=np.flip(volume.image, axes))
     found = np.flip(_predict_once(model, seen, profile), axes)
     return found[..., EXCHANGED] if 0 in axes else found
 
 
-def _predict_once(model: keras.Model, volume: Prepared, profile: Profile) -> np.ndarray:
+def _predict_once(model: Model, volume: Prepared, profile: Profile) -> np.ndarray:
     if profile.inference.mode == "windows":
         return merge(_predicted_windows(model, volume, profile.inference), volume.image.shape)
     body = body_box(volume.image)
@@ -179,19 +190,21 @@ def _mirrored_axes(names: str) -> Iterator[tuple[int, ...]]:
     return (chosen for size in range(len(axes) + 1) for chosen in itertools.combinations(axes, size))
 
 
-def _predicted_windows(model: keras.Model, volume: Prepared, settings: Inference) -> Iterator[tuple[Corner, np.ndarray]]:
+def _predicted_windows(model: Model, volume: Prepared, settings: Inference) -> Iterator[tuple[Corner, np.ndarray]]:
     for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
         yield corner, _probabilities(model, window)
 
 
-def _probabilities(model: keras.Model, image: np.ndarray) -> np.ndarray:
-    call = _graph(model) if isinstance(model, keras.Model) and keras.backend.backend() == "tensorflow" else model
-    return keras.ops.convert_to_numpy(call(image[None, ..., None], training=False))[0]
+def _probabilities(model: Model, image: np.ndarray) -> np.ndarray:
+    keras = sys.modules.get("keras")
+    from_tensorflow = keras and isinstance(model, keras.Model) and keras.backend.backend() == "tensorflow"
+    call = _graph(model) if from_tensorflow else model
+    return np.asarray(call(image[None, ..., None], training=False))[0]
 
 
 @functools.lru_cache(maxsize=8)
-def _graph(model: keras.Model) -> Callable:
-    """The model as a TensorFlow graph: half of the memory, for what no later layer needs is freed."""
+def _graph(model: Model) -> Model:
+    """A Keras model as a TensorFlow graph: half of the memory, for what no later layer needs is freed."""
     import tensorflow as tf
 
     return tf.function(model, reduce_retracing=True)

@@ -1,12 +1,12 @@
 """A profile in, the 3D U-Net out. Paper section 3.5 and figure 3 (after Çiçek et al. 2016)."""
 
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import layers
 
 from covidlib.dataset import CLASSES
+from covidlib.engine import computed_in
 from covidlib.profile import Network
 
 
@@ -32,40 +32,16 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
     for level in range(depth):
         x = _two_convolutions(x, level, settings, f"down{level}", options)
         skips.append(x)
-        x = layers.MaxPooling3D(_pool(level, settings), name=f"pool{level}", **options)(x)
+        x = layers.MaxPooling3D(settings.pool(level), name=f"pool{level}", **options)(x)
     x = _two_convolutions(x, depth, settings, "bottom", options)
     for level in reversed(range(depth)):
-        pool = _pool(level, settings)
+        pool = settings.pool(level)
         x = layers.Conv3DTranspose(settings.filters[level], pool, pool, padding="same", name=f"up{level}", **options)(x)
         x = layers.Concatenate(name=f"skip{level}", **options)([x, skips[level]])
         x = _two_convolutions(x, level, settings, f"merge{level}", options)
     x = layers.Conv3D(len(CLASSES), 1, name="classes", **options)(x)
     outputs = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, outputs, name="unet3d")
-
-
-def computed_in(settings: Network) -> str:
-    """The Keras dtype policy: `settings.precision`; but float32 in place of mixed_bfloat16 where that would be emulated.
-
-    A processor without instructions for bfloat16 takes more than twice as long for it as for float32, as measured.
-    """
-    return settings.precision if has_bfloat16() else "float32"
-
-
-def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether there is a graphics card, or a processor that computes in bfloat16, as Linux's `cpuinfo` says."""
-    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
-    return _has_gpu() or bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _has_gpu() -> bool:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU"))
-    import jax
-
-    return jax.default_backend() != "cpu"
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
@@ -127,10 +103,6 @@ class FusedInstanceNormalization(layers.GroupNormalization):
         return tf.reshape(tf.transpose(tf.reshape(out, (x * y * z, batch, maps)), (1, 0, 2)), tf.shape(inputs))
 
 
-def _pool(level: int, settings: Network) -> tuple[int, int, int]:
-    return (2, 2, 1) if level < settings.flat_levels else (2, 2, 2)
-
-
 def _norm(settings: Network, **options: Any) -> layers.Layer:
     if settings.norm == "instance":
         return FusedInstanceNormalization(**options)
@@ -140,9 +112,8 @@ def _norm(settings: Network, **options: Any) -> layers.Layer:
 def _two_convolutions(
     x: keras.KerasTensor, level: int, settings: Network, name: str, options: dict[str, Any]
 ) -> keras.KerasTensor:
-    flat = settings.flat_kernels and level < settings.flat_levels
+    kernel = settings.kernel(level)
     for part in "ab":
-        kernel = (3, 3, 1) if flat else 3
         x = layers.Conv3D(settings.filters[level], kernel, padding="same", activation="relu", name=f"{name}{part}", **options)(x)
         x = _norm(settings, name=f"{name}{part}_norm", **options)(x)
     return x

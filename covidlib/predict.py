@@ -1,16 +1,12 @@
 """Scans of anyone's in; labels, overlay and quantities out: `Predictor` for one, `predict_scans` for many."""
 
 import csv
-import gc
 import json
 import logging
-import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
+from covidlib.inference import load_model, mean, predict_volume
 from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Preprocessing, Profile, profile_from
@@ -30,9 +27,8 @@ from covidlib.scan import Scan, find_scans, read_scan
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
-UNNEEDED = {"tensorflow": ("IPython", "pandas", "sklearn", "matplotlib", "jax")}  # loaded where found, in half of its own time
 KINDS = ("labels.nii.gz", "overlay.png", "probabilities.nii.gz")  # of files per scan, the last on request
-MODULES = ("dataset", "preprocessing", "patches", "network", "inference", "postprocessing", "scan", "quantification", "predict")
+MODULES = ("dataset", "preprocessing", "patches", "engine", "inference", "postprocessing", "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
 
@@ -69,8 +65,6 @@ class Predictor:
         Raises:
             DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.
         """
-        from covidlib.inference import load_model
-
         profile, files = _weights(Path(weights))
         inference = profile.inference if memory_gb is None else replace(profile.inference, memory_gb=memory_gb)
         if len(files) > 1:  # several networks see a scan in ways enough: mirror images would double the time for nothing
@@ -89,8 +83,6 @@ class Predictor:
     def mark(self, case: Case, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
         """Mean probabilities and labels, as in Prediction, of a case that is `prepared` by the profile's preprocessing."""
         from tqdm import tqdm
-
-        from covidlib.inference import mean, predict_volume
 
         models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
         probabilities = mean(predict_volume(model, prepared, self.profile) for model in models)
@@ -147,7 +139,9 @@ def predict_scans(
         todo = [name for name in scans if not _is_finished(folder, name, made_of[name]["key"], probabilities)]
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
         coming = [reader.submit(read, name) for name in todo[:1]]
-        predictor = _loaded_predictor(weights, memory_gb, reader) if todo else None
+        if todo:
+            predictor = Predictor(weights, memory_gb)
+            reader.submit(__import__, "covidlib.figures")  # matplotlib, while the networks compute
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             coming += [reader.submit(read, following) for following in todo[number : number + 1]]  # the next, meanwhile
             said, problem = _attempt(predictor, name, coming.pop(0), folder, made_of[name], probabilities)
@@ -155,15 +149,6 @@ def predict_scans(
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
     return failed
-
-
-def _loaded_predictor(weights: str | Path, memory_gb: float | None, reader: Executor) -> Predictor:
-    """TensorFlow and the networks loaded while the first scan is read; then matplotlib, while the networks compute."""
-    with _loading(UNNEEDED.get(os.environ.get("KERAS_BACKEND"), ())):
-        import covidlib.inference  # noqa: F401
-    predictor = Predictor(weights, memory_gb)
-    reader.submit(__import__, "covidlib.figures")
-    return predictor
 
 
 def _attempt(
@@ -180,21 +165,6 @@ def _attempt(
         problem = {"error": said}
     _put_row(folder / "errors.csv", name, problem)
     return said, problem
-
-
-@contextmanager
-def _loading(unneeded: Sequence[str]) -> Iterator[None]:
-    """Import quickly: packages hidden, as if they were not installed; and no search for garbage, a quarter of the time."""
-    hidden, searched = [name for name in unneeded if name not in sys.modules], gc.isenabled()
-    sys.modules.update(dict.fromkeys(hidden))
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searched:
-            gc.enable()
-        for name in hidden:
-            del sys.modules[name]
 
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:

@@ -104,6 +104,14 @@ class Network:
     norm_momentum: float = _number(0.99, 0.5, 0.9999)  # of the running mean and variance that batch normalization predicts with
     precision: str = _choice("float32", "mixed_bfloat16")  # bfloat16 where the hardware computes in it, else float32
 
+    def pool(self, level: int) -> tuple[int, int, int]:
+        """Cells of the pooling below a level; 0 is the finest."""
+        return (2, 2, 1) if level < self.flat_levels else (2, 2, 2)
+
+    def kernel(self, level: int) -> tuple[int, int, int]:
+        """Of a level's convolutions."""
+        return (3, 3, 1) if self.flat_kernels and level < self.flat_levels else (3, 3, 3)
+
     @property
     def smallest_step(self) -> tuple[int, int, int]:
         """The numbers that must divide a volume's x, y, z for the skips to fit."""

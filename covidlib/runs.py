@@ -26,7 +26,7 @@ from covidlib.profile import Profile, load_profile, profile_from
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = {"avx512_bf16": "AVX-512, bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}  # one name stands for many processors
-PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
+PACKAGES = ("tensorflow", "keras", "jax", "openvino", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from keras import layers, ops
 
 import covidlib
-from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network, computed_in, has_bfloat16
+from covidlib.engine import has_bfloat16
+from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network
 from covidlib.profile import Network, load_profile
 
 TINY = (2, 3, 4)
@@ -87,23 +88,6 @@ def test_every_precision_a_profile_may_name_runs_with_weights_and_probabilities_
     probabilities = forward(model, 4, 4, 2)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("flags", "known"),
-    [("fma avx512f avx512_bf16", True), ("asimd bf16", True), ("fma avx512f avx512_vnni", False), (None, False)],
-)
-def test_bfloat16_is_used_where_the_processor_says_that_it_computes_in_it(flags, known, tmp_path, monkeypatch):
-    cpuinfo = tmp_path / "cpuinfo"
-    if flags:
-        cpuinfo.write_text(f"model name\t: a processor\nflags\t\t: {flags}\n")
-    monkeypatch.setattr("covidlib.network._has_gpu", lambda: False)
-    assert has_bfloat16(cpuinfo) == known
-    monkeypatch.setattr("covidlib.network._has_gpu", lambda: True)
-    assert has_bfloat16(cpuinfo)
-    monkeypatch.setattr("covidlib.network.has_bfloat16", lambda: known)
-    assert computed_in(Network(precision="mixed_bfloat16")) == ("mixed_bfloat16" if known else "float32")
-    assert computed_in(Network(precision="float32")) == "float32"
 
 
 @pytest.mark.parametrize(

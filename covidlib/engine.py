@@ -1,0 +1,166 @@
+"""A profile's network and a weight file in; the same network, computed by OpenVINO, out. For prediction on a processor.
+
+OpenVINO is ready in half a second where TensorFlow takes three and more, and needs less memory. `network` says what the network
+is; here it is said again in OpenVINO's words, and a test holds the two to the same probabilities.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidlib.dataset import CLASSES
+from covidlib.profile import Network
+
+EPSILON = 1e-3  # Keras' own, in both normalizations
+SPATIAL = np.array([2, 3, 4])  # axes of (B, C, X, Y, Z)
+
+
+class Engine:
+    """A network for volumes of any size that `settings.smallest_step` divides; called as a Keras model is."""
+
+    def __init__(self, settings: Network, file: Path):
+        """Read the weights that Keras wrote to a file, in single or half precision.
+
+        Raises:
+            ValueError, KeyError, OSError: not the weights of this network, all of them.
+        """
+        openvino = _openvino()
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        options["INFERENCE_PRECISION_HINT"] = "bf16" if computed_in(settings) == "mixed_bfloat16" else "f32"
+        if threads := int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)):
+            options["INFERENCE_NUM_THREADS"] = threads
+        self.compiled = openvino.Core().compile_model(_unet(settings, file), "CPU", options)
+
+    def __call__(self, images: np.ndarray, training: bool = False) -> np.ndarray:
+        """(1, X, Y, Z, 1) float32 to (1, X, Y, Z, 4) float32 probabilities."""
+        return self.compiled(images.reshape(1, 1, *images.shape[1:4]))[0]
+
+
+def computed_in(settings: Network) -> str:
+    """The Keras dtype policy: `settings.precision`; but float32 in place of mixed_bfloat16 where that would be emulated.
+
+    A processor without instructions for bfloat16 takes more than twice as long for it as for float32, as measured.
+    """
+    return settings.precision if has_bfloat16() else "float32"
+
+
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether Keras has a graphics card, or the processor computes in bfloat16, as Linux's `cpuinfo` says."""
+    words = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else set()
+    return has_gpu() or bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def has_gpu() -> bool:
+    """Whether Keras' backend computes on a graphics card. TensorFlow is asked only where there is a driver for one."""
+    if os.environ.get("KERAS_BACKEND") == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    if not any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl"))):
+        return False
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _openvino() -> Any:
+    """The package, without the one that would tell its makers of each use: nothing leaves this machine."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+class _Layers:
+    """OpenVINO's layers on (B, C, X, Y, Z), with the arrays of a weight file, which are taken in the network's order."""
+
+    def __init__(self, settings: Network, file: Path):
+        import h5py
+
+        _openvino()
+        from openvino import opset7
+
+        self.op, self.norm = opset7, settings.norm
+        with h5py.File(file) as stored:
+            found = {name: layer["vars"] for name, layer in stored["layers"].items()}
+            self.arrays = {name: [np.float32(held[key]) for key in sorted(held)] for name, held in found.items() if len(held)}
+        self.taken: dict[str, int] = {}
+
+    def take(self, kind: str, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+        """The arrays of the next layer of a kind, as Keras names them; ValueError unless they have these shapes."""
+        number = self.taken[kind] = self.taken.get(kind, -1) + 1
+        arrays = self.arrays.pop(f"{kind}_{number}" if number else kind)
+        if [array.shape for array in arrays] != list(shapes):
+            raise ValueError(f"{kind} {number}: arrays of {[array.shape for array in arrays]}, not {list(shapes)}")
+        return arrays
+
+    def convolve(self, x: Any, kernel: tuple[int, ...], filters: int) -> Any:
+        """Convolution of stride 1 whose result has the size of `x`, with its bias."""
+        weights, bias = self.take("conv3d", (*kernel, _maps(x), filters), (filters,))
+        around = [side // 2 for side in kernel]
+        return self.op.add(self.op.convolution(x, _kernel(weights), [1] * 3, around, around, [1] * 3), _per_map(bias))
+
+    def up(self, x: Any, pool: tuple[int, ...], filters: int) -> Any:
+        """Transposed convolution that undoes a pooling, with its bias."""
+        weights, bias = self.take("conv3d_transpose", (*pool, filters, _maps(x)), (filters,))
+        larger = self.op.convolution_backprop_data(
+            x, _kernel(weights), list(pool), pads_begin=[0] * 3, pads_end=[0] * 3, dilations=[1] * 3
+        )
+        return self.op.add(larger, _per_map(bias))
+
+    def pool(self, x: Any, pool: tuple[int, ...]) -> Any:
+        """The largest of each cell."""
+        return self.op.max_pool(x, list(pool), [0] * 3, [0] * 3, list(pool))
+
+    def normalize(self, x: Any) -> Any:
+        """By each map's own mean and variance, or by the running ones of the training."""
+        maps = (_maps(x),)
+        if self.norm == "instance":
+            scale, offset = self.take("fused_instance_normalization", maps, maps)
+            x = self.op.mvn(x, self.op.constant(SPATIAL), True, EPSILON, "inside_sqrt")
+        else:
+            scale, offset, mean, variance = self.take("fused_batch_normalization", maps, maps, maps, maps)
+            scale = scale / np.sqrt(variance + EPSILON)
+            offset = offset - mean * scale
+        return self.op.add(self.op.multiply(x, _per_map(scale)), _per_map(offset))
+
+
+def _unet(settings: Network, file: Path) -> Any:
+    """`network.build_network`, step by step; ValueError if arrays of the file are left."""
+    layers, skips, depth = _Layers(settings, file), [], len(settings.filters) - 1
+    op = layers.op
+
+    def two_convolutions(x: Any, level: int) -> Any:
+        for _ in "ab":
+            x = layers.normalize(op.relu(layers.convolve(x, settings.kernel(level), settings.filters[level])))
+        return x
+
+    image = x = op.parameter(_openvino().PartialShape([1, 1, -1, -1, -1]), np.float32)
+    for level in range(depth):
+        x = two_convolutions(x, level)
+        skips.append(x)
+        x = layers.pool(x, settings.pool(level))
+    x = two_convolutions(x, depth)
+    for level in reversed(range(depth)):
+        x = op.concat([layers.up(x, settings.pool(level), settings.filters[level]), skips[level]], 1)
+        x = two_convolutions(x, level)
+    x = op.softmax(layers.convolve(x, (1, 1, 1), len(CLASSES)), 1)
+    if layers.arrays:
+        raise ValueError(f"arrays of {', '.join(layers.arrays)} besides the network's")
+    return _openvino().Model([op.transpose(x, op.constant([0, 2, 3, 4, 1]))], [image])
+
+
+def _maps(x: Any) -> int:
+    return x.get_output_partial_shape(0)[1].get_length()
+
+
+def _kernel(weights: np.ndarray) -> np.ndarray:
+    """Keras' order (X, Y, Z, ...) of a kernel to OpenVINO's."""
+    return np.ascontiguousarray(weights.transpose(4, 3, 0, 1, 2))
+
+
+def _per_map(values: np.ndarray) -> np.ndarray:
+    return values.reshape(1, -1, 1, 1, 1)
