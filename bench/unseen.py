@@ -28,7 +28,7 @@ def trained_run(about: str | None) -> Run:
 def unseen_cases(run: Run) -> Iterator[tuple[int, Any, Case, Prepared]]:
     """Fold, its network, and each of its test cases as stored and prepared."""
     for fold in run.folds:
-        model = load_model(run.profile.network, run.fold_folder(fold.number) / "model.weights.h5")
+        model = load_model(run.profile, run.fold_folder(fold.number) / "model.weights.h5")
         for case, prepared in zip(map(run.case, fold.test), run.prepared(fold.test), strict=True):
             yield fold.number, model, case, prepared
 

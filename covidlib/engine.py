@@ -7,6 +7,7 @@ is; here it is said again in OpenVINO's words, and a test holds the two to the s
 import os
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,41 @@ SPATIAL = np.array([2, 3, 4])  # axes of (B, C, X, Y, Z)
 
 
 class Engine:
-    """A network for volumes of any size that `settings.smallest_step` divides; called as a Keras model is."""
+    """A network for volumes of any size that `settings.smallest_step` divides; called as a Keras model is, by one thread or many.
 
-    def __init__(self, settings: Network, file: Path):
+    at_once: calls that are computed at the same time, each on its share of the cores; further ones wait.
+    """
+
+    def __init__(self, settings: Network, file: Path, at_once: int = 1):
         """Read the weights that Keras wrote to a file, in single or half precision.
 
         Raises:
             ValueError, KeyError, OSError: not the weights of this network, all of them.
         """
-        openvino = _openvino()
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": at_once, "ENABLE_CPU_PINNING": False}
         options["INFERENCE_PRECISION_HINT"] = "bf16" if computed_in(settings) == "mixed_bfloat16" else "f32"
-        if threads := int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)):
-            options["INFERENCE_NUM_THREADS"] = threads
-        self.compiled = openvino.Core().compile_model(_unet(settings, file), "CPU", options)
+        self.compiled = _openvino().Core().compile_model(_unet(settings, file), "CPU", options)
+        self.at_once, self.idle = at_once, SimpleQueue()
+        for _ in range(at_once):
+            self.idle.put(self.compiled.create_infer_request())
 
     def __call__(self, images: np.ndarray, training: bool = False) -> np.ndarray:
         """(1, X, Y, Z, 1) float32 to (1, X, Y, Z, 4) float32 probabilities."""
-        return self.compiled(images.reshape(1, 1, *images.shape[1:4]))[0]
+        request = self.idle.get()
+        try:
+            return request.infer([images.reshape(1, 1, *images.shape[1:4])])[0]
+        finally:
+            self.idle.put(request)
+
+    def release(self) -> None:
+        """Give back what the last calls computed in; not while one runs."""
+        self.compiled.release_memory()
+
+
+def cores() -> int:
+    """Those that this process may use; or as many as its share of a run is."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or there
 
 
 def computed_in(settings: Network) -> str:

@@ -1,5 +1,6 @@
 """A model and a volume in; probabilities on the working grid, and labels on the scan's own grid out. Paper section 3.4."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -7,13 +8,14 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from covidlib.dataset import CLASSES, save_labels
-from covidlib.engine import Engine, computed_in, has_gpu
+from covidlib.engine import Engine, computed_in, cores, has_gpu
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.patches import Corner, crop, merge, windows
@@ -46,7 +48,10 @@ def predict_volume(model: Model, volume: Prepared, profile: Profile) -> np.ndarr
     Raises:
         DataError: the smallest tiles need more memory than `memory_gb`.
     """
-    return mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
+    found = mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
+    if isinstance(model, Engine):
+        model.release()  # the next network of an ensemble needs the memory
+    return found
 
 
 def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -77,7 +82,7 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
         return made
     (folder / "predictions.json").unlink(missing_ok=True)  # until all are made, the files are of no one setting
-    model = load_model(run.profile.network, weights)
+    model = load_model(run.profile, weights)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
         probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
@@ -87,16 +92,23 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     return made
 
 
-def load_model(settings: Network, file: Path) -> Model:
+def load_model(profile: Profile, file: Path) -> Model:
     """The network with the weights of a file: OpenVINO's on a processor, Keras' on a graphics card.
 
     DataError unless they are its own, all of them.
     """
     try:
-        return _keras_model(settings, file) if has_gpu() else Engine(settings, file)
+        return _keras_model(profile.network, file) if has_gpu() else Engine(profile.network, file, _at_once(profile))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
+
+
+def _at_once(profile: Profile) -> int:
+    """Windows to compute at the same time, as many as cores and memory hold: on a small one, threads wait for each other."""
+    settings = profile.inference
+    needed_gb = math.prod(settings.window_shape_vox) * bytes_per_voxel(profile.network) / 1e9
+    return max(1, min(cores(), int(settings.memory_gb / needed_gb))) if settings.mode == "windows" else 1
 
 
 def _keras_model(settings: Network, file: Path) -> Model:
@@ -191,8 +203,15 @@ def _mirrored_axes(names: str) -> Iterator[tuple[int, ...]]:
 
 
 def _predicted_windows(model: Model, volume: Prepared, settings: Inference) -> Iterator[tuple[Corner, np.ndarray]]:
-    for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
-        yield corner, _probabilities(model, window)
+    at_once, coming = getattr(model, "at_once", 1), collections.deque()
+    with ThreadPoolExecutor(at_once) as threads:
+        for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
+            coming.append((corner, threads.submit(_probabilities, model, window)))
+            if len(coming) > 2 * at_once:  # no more than that: memory
+                first, predicted = coming.popleft()
+                yield first, predicted.result()
+        for corner, predicted in coming:
+            yield corner, predicted.result()
 
 
 def _probabilities(model: Model, image: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ class Predictor:
         if len(files) > 1:  # several networks see a scan in ways enough: mirror images would double the time for nothing
             inference = replace(inference, mirror_axes="none")
         self.profile = replace(profile, inference=inference)
-        self.models = [load_model(profile.network, file) for file in files]
+        self.models = [load_model(self.profile, file) for file in files]
 
     def __call__(self, source: Any, spacing_mm: Sequence[float] | None = None, intensity: str | None = None) -> Prediction:
         """Mean probabilities of the networks, and labels on the scan's own grid.

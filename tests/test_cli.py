@@ -11,7 +11,7 @@ from covidlib.__main__ import main
 from covidlib.dataset import IMAGES, MASKS
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("tensorflow", "keras", "jax", "matplotlib", "pandas", "scipy", "nibabel", "papermill", "batchgenerators")
+HEAVY = ("tensorflow", "keras", "jax", "openvino", "matplotlib", "pandas", "scipy", "nibabel", "papermill", "batchgenerators")
 LIGHT = ("", ".errors", ".profile", ".files", ".dataset", ".preprocessing", ".patches", ".runs", ".workflow", ".__main__",
          ".scan", ".quantification", ".predict")  # fmt: skip
 

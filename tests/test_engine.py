@@ -1,5 +1,6 @@
 """OpenVINO computes what Keras computes, from Keras' weights; other weights are refused; nothing else needs to be installed."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -15,10 +16,11 @@ from covidlib import engine, inference
 from covidlib.engine import Engine, computed_in, has_bfloat16
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.inference import load_model
+from covidlib.inference import load_model, predict_volume
 from covidlib.network import build_network
 from covidlib.predict import SHIPPED
-from covidlib.profile import Network, profile_from
+from covidlib.preprocessing import Prepared
+from covidlib.profile import Inference, Network, Profile, profile_from
 from covidlib.runs import ROOT
 
 KINDS = list(itertools.product(("batch", "instance"), (0, 1), (False, True)))
@@ -53,6 +55,26 @@ def test_the_same_probabilities_as_keras_for_any_size(norm, flat_levels, flat_ke
         expected = np.asarray(model(image, training=False))
         assert expected.std() > 0.05  # there is something to agree on
         np.testing.assert_allclose(found(image), expected, atol=1e-3)
+        found.release()
+
+
+def test_windows_computed_at_the_same_time_give_what_they_give_one_by_one(stored):
+    settings = Network(filters=(4, 6))
+    _, file = stored(settings)
+    volume = Prepared("case", image_of(20, 16, 12)[0, ..., 0], None, (1.0, 1.0, 1.0))
+    profile = Profile(network=settings, inference=Inference(mode="windows", window_shape_vox=(8, 8, 4)))
+    one, many = (predict_volume(Engine(settings, file, at_once), volume, profile) for at_once in (1, 3))
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize(("memory_gb", "expected"), [(10, 8), (1, 2), (0.1, 1)])
+def test_as_many_windows_at_once_as_cores_and_memory_hold(memory_gb, expected, monkeypatch):
+    """A window of 100 x 100 x 100 voxels, 16 filters of 4 bytes, six values of each: 384 MB."""
+    monkeypatch.setattr(inference, "cores", lambda: 8)
+    windows = Inference(mode="windows", window_shape_vox=(100, 100, 100), memory_gb=memory_gb)
+    profile = Profile(network=Network(filters=(16, 32), precision="float32"), inference=windows)
+    assert inference._at_once(profile) == expected
+    assert inference._at_once(dataclasses.replace(profile, inference=dataclasses.replace(windows, mode="volume"))) == 1
 
 
 def test_the_shipped_networks_mark_what_keras_marks():
@@ -69,9 +91,9 @@ def test_the_shipped_networks_mark_what_keras_marks():
 def test_keras_computes_where_it_has_a_graphics_card(stored, monkeypatch):
     settings = Network(filters=(4, 6))
     _, file = stored(settings)
-    assert isinstance(load_model(settings, file), Engine)
+    assert isinstance(load_model(Profile(network=settings), file), Engine)
     monkeypatch.setattr(inference, "has_gpu", lambda: True)
-    model = load_model(settings, file)
+    model = load_model(Profile(network=settings), file)
     assert model.name == "unet3d"
     np.testing.assert_allclose(np.asarray(model(image_of(8, 8, 4))), Engine(settings, file)(image_of(8, 8, 4)), atol=1e-3)
 
@@ -85,7 +107,7 @@ def test_weights_of_another_network_are_refused(other, with_gpu, stored, monkeyp
     settings = {"filters": (4, 6)}
     _, file = stored(Network(**settings))
     with pytest.raises(DataError, match=r"model.weights.h5: not the weights of the network in run.json \("):
-        load_model(Network(**{**settings, **other}), file)
+        load_model(Profile(network=Network(**{**settings, **other})), file)
 
 
 def test_a_file_with_a_layer_too_many_a_broken_one_and_none_are_refused(stored, tmp_path):
@@ -94,12 +116,12 @@ def test_a_file_with_a_layer_too_many_a_broken_one_and_none_are_refused(stored, 
     with h5py.File(file, "a") as opened:
         opened["layers/dense/vars/0"] = np.zeros((2, 2), np.float32)
     with pytest.raises(DataError, match="arrays of dense besides the network's"):
-        load_model(settings, file)
+        load_model(Profile(network=settings), file)
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match="not the weights"):
-        load_model(settings, file)
+        load_model(Profile(network=settings), file)
     with pytest.raises(DataError, match="nowhere.h5: not the weights"):
-        load_model(settings, tmp_path / "nowhere.h5")
+        load_model(Profile(network=settings), tmp_path / "nowhere.h5")
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,6 @@ def test_predicting_a_fold_that_is_not_trained_says_so(copied):
 def test_the_loaded_model_has_the_kept_weights(trained_run):
     volume = trained_run.prepared([trained_run.folds[0].test[0]])[0]
     weights, settings = trained_run.fold_folder(0) / "model.weights.h5", trained_run.profile
-    one, same = (predict_volume(load_model(settings.network, weights), volume, settings) for _ in range(2))
+    one, same = (predict_volume(load_model(settings, weights), volume, settings) for _ in range(2))
     np.testing.assert_array_equal(one, same)
     np.testing.assert_allclose(one.sum(-1), 1, rtol=1e-5)

@@ -33,7 +33,7 @@ def test_weights_in_half_precision_predict_nearly_the_same(evaluated, tmp_path):
     half = Run(evaluated.profile, evaluated.data, tmp_path / "weights", evaluated.cases, evaluated.folds)
     volume = evaluated.prepared(evaluated.folds[0].test[:1])[0]
     files = [trained_weights(run.folder)[0] for run in (evaluated, half)]
-    one, other = (predict_volume(load_model(half.profile.network, file), volume, half.profile) for file in files)
+    one, other = (predict_volume(load_model(half.profile, file), volume, half.profile) for file in files)
     np.testing.assert_allclose(one, other, atol=0.01)
     assert np.abs(one - other).max() > 0  # they are not the same file
 
