@@ -18,8 +18,8 @@ SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / su
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
 COVIDLIB = f"'{sys.executable}' -m covidlib"
-# glibc gives memory back after every large array and gets it anew page by page: a tenth of a training's time, unless told to keep it
-KEPT = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648"
+# glibc gives a thread's memory back after a large array and gets it anew, page by page: a tenth of a training's time, if it keeps none
+KEPT = "MALLOC_TOP_PAD_=67108864"
 
 
 def modules(*names):

@@ -126,6 +126,7 @@ def _run(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> int:
     from covidlib.predict import SHIPPED, predict_scans
 
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # where TensorFlow computes: only its errors between the lines about scans
     weights = given.weights or SHIPPED
     failed = predict_scans(given.inputs, given.out, weights, given.intensity, given.probabilities, given.memory)

@@ -4,7 +4,9 @@ OpenVINO is ready in half a second where TensorFlow takes three and more, and ne
 is; here it is said again in OpenVINO's words, and a test holds the two to the same probabilities.
 """
 
+import contextlib
 import os
+import platform
 import sys
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +19,7 @@ from covidlib.profile import Network
 
 EPSILON = 1e-3  # Keras' own, in both normalizations
 SPATIAL = np.array([2, 3, 4])  # axes of (B, C, X, Y, Z)
+CARDS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and any under Windows' WSL
 
 
 class Engine:
@@ -32,7 +35,7 @@ class Engine:
             ValueError, KeyError, OSError: not the weights of this network, all of them.
         """
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": at_once, "ENABLE_CPU_PINNING": False}
-        options["INFERENCE_PRECISION_HINT"] = "bf16" if computed_in(settings) == "mixed_bfloat16" else "f32"
+        options["INFERENCE_PRECISION_HINT"] = "bf16" if in_half_precision(settings) else "f32"
         self.compiled = _openvino().Core().compile_model(_unet(settings, file), "CPU", options)
         self.at_once, self.idle = at_once, SimpleQueue()
         for _ in range(at_once):
@@ -47,14 +50,15 @@ class Engine:
             self.idle.put(request)
 
     def release(self) -> None:
-        """Give back what the last calls computed in; not while one runs."""
-        self.compiled.release_memory()
+        """Give back what the last calls computed in; where another thread's call still runs, that one's release will."""
+        with contextlib.suppress(RuntimeError):
+            self.compiled.release_memory()
 
 
 def cores() -> int:
     """Those that this process may use; or as many as its share of a run is."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or there
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or there)
 
 
 def computed_in(settings: Network) -> str:
@@ -71,17 +75,27 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return has_gpu() or bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def in_half_precision(settings: Network) -> bool:
+    """Whether OpenVINO computes the network in bfloat16, which on a processor it can with x86's instructions only."""
+    return computed_in(settings) == "mixed_bfloat16" and platform.machine() in ("x86_64", "AMD64")
+
+
 def has_gpu() -> bool:
-    """Whether Keras' backend computes on a graphics card. TensorFlow is asked only where there is a driver for one."""
-    if os.environ.get("KERAS_BACKEND") == "jax":
-        import jax
+    """Whether Keras' backend computes on a graphics card. TensorFlow is not loaded to be asked where there is no sign of one."""
+    keras = sys.modules.get("keras")
+    backend = keras.backend.backend() if keras else os.environ.get("KERAS_BACKEND")
+    try:
+        if backend == "jax":
+            import jax
 
-        return jax.default_backend() != "cpu"
-    if not any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl"))):
+            return jax.default_backend() != "cpu"
+        if "tensorflow" not in sys.modules and not any(map(os.path.exists, CARDS)):
+            return False
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    except ImportError:
         return False
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _openvino() -> Any:
@@ -110,9 +124,12 @@ class _Layers:
     def take(self, kind: str, *shapes: tuple[int, ...]) -> list[np.ndarray]:
         """The arrays of the next layer of a kind, as Keras names them; ValueError unless they have these shapes."""
         number = self.taken[kind] = self.taken.get(kind, -1) + 1
-        arrays = self.arrays.pop(f"{kind}_{number}" if number else kind)
+        name = f"{kind}_{number}" if number else kind
+        if name not in self.arrays:
+            raise ValueError(f"no {name} in it")
+        arrays = self.arrays.pop(name)
         if [array.shape for array in arrays] != list(shapes):
-            raise ValueError(f"{kind} {number}: arrays of {[array.shape for array in arrays]}, not {list(shapes)}")
+            raise ValueError(f"{name}: arrays of {[array.shape for array in arrays]}, not {list(shapes)}")
         return arrays
 
     def convolve(self, x: Any, kernel: tuple[int, ...], filters: int) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from covidlib.dataset import CLASSES, save_labels
-from covidlib.engine import Engine, computed_in, cores, has_gpu
+from covidlib.engine import Engine, cores, has_gpu, in_half_precision
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.patches import Corner, crop, merge, windows
@@ -24,7 +24,7 @@ from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
 
-CODE = ("inference", "engine", "patches", "preprocessing", "postprocessing", "dataset")
+CODE = ("inference", "engine", "network", "patches", "preprocessing", "postprocessing", "dataset")
 log = logging.getLogger("covidlib")
 MARGIN = 8  # voxels around the body
 Box = tuple[slice, ...]
@@ -48,10 +48,11 @@ def predict_volume(model: Model, volume: Prepared, profile: Profile) -> np.ndarr
     Raises:
         DataError: the smallest tiles need more memory than `memory_gb`.
     """
-    found = mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
-    if isinstance(model, Engine):
-        model.release()  # the next network of an ensemble needs the memory
-    return found
+    try:
+        return mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
+    finally:
+        if isinstance(model, Engine):
+            model.release()  # the next network of an ensemble needs the memory
 
 
 def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -97,8 +98,9 @@ def load_model(profile: Profile, file: Path) -> Model:
 
     DataError unless they are its own, all of them.
     """
+    settings, with_card, at_once = profile.network, has_gpu(), _at_once(profile)
     try:
-        return _keras_model(profile.network, file) if has_gpu() else Engine(profile.network, file, _at_once(profile))
+        return _keras_model(settings, file) if with_card else Engine(settings, file, at_once)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{file}: not the weights of the network in run.json ({reason}); take a whole run") from error
@@ -163,7 +165,7 @@ def _tile(shape: Sequence[int], profile: Profile) -> tuple[tuple[int, ...], tupl
 
 def bytes_per_voxel(network: Network) -> float:
     """About what a prediction holds at once: some six values per filter of the finest level, as measured."""
-    return 6 * network.filters[0] * (2 if computed_in(network) == "mixed_bfloat16" else 4)
+    return 6 * network.filters[0] * (2 if in_half_precision(network) else 4)
 
 
 def body_box(image: np.ndarray) -> Box:
@@ -204,7 +206,8 @@ def _mirrored_axes(names: str) -> Iterator[tuple[int, ...]]:
 
 def _predicted_windows(model: Model, volume: Prepared, settings: Inference) -> Iterator[tuple[Corner, np.ndarray]]:
     at_once, coming = getattr(model, "at_once", 1), collections.deque()
-    with ThreadPoolExecutor(at_once) as threads:
+    threads = ThreadPoolExecutor(at_once)
+    try:
         for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
             coming.append((corner, threads.submit(_probabilities, model, window)))
             if len(coming) > 2 * at_once:  # no more than that: memory
@@ -212,6 +215,8 @@ def _predicted_windows(model: Model, volume: Prepared, settings: Inference) -> I
                 yield first, predicted.result()
         for corner, predicted in coming:
             yield corner, predicted.result()
+    finally:
+        threads.shutdown(cancel_futures=True)  # after an error, or control-C, none of those that wait
 
 
 def _probabilities(model: Model, image: np.ndarray) -> np.ndarray:

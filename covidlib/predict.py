@@ -16,7 +16,7 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
-from covidlib.inference import load_model, mean, predict_volume
+from covidlib.inference import CODE, load_model, mean, predict_volume
 from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Preprocessing, Profile, profile_from
@@ -28,7 +28,7 @@ SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
 LUNG_GREY = (51.0, 127.5)  # -950 to -500 HU: air and tissue mixed, as hardly anything but lung is
 KINDS = ("labels.nii.gz", "overlay.png", "probabilities.nii.gz")  # of files per scan, the last on request
-MODULES = ("dataset", "preprocessing", "patches", "engine", "inference", "postprocessing", "scan", "quantification", "predict")
+MODULES = (*CODE, "scan", "quantification", "predict")
 log = logging.getLogger("covidlib")
 
 
@@ -59,8 +59,9 @@ class Predictor:
     def __init__(self, weights: str | Path = SHIPPED, memory_gb: float | None = None):
         """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble, and need no mirror images.
 
-        `memory_gb` overrules the profile's: a volume that needs more is cut into tiles. With batch
-        normalization the result is the same, with instance normalization nearly: each tile is normalized by itself.
+        `memory_gb` overrules the profile's: a volume that needs more is cut into tiles, and as many windows are computed at
+        once as fit. With batch normalization the result is the same, with instance normalization nearly: each tile is normalized
+        by itself.
 
         Raises:
             DataError: no run.json or no fold's weights in it, or weights that do not fit its settings.

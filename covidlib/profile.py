@@ -169,7 +169,7 @@ class Inference:
     mode: str = _choice("windows", "volume")  # volume: the whole padded volume in one go
     window_shape_vox: tuple[int, int, int] = _number((160, 160, 80), 8, 1024)
     overlap: float = _number(0.5, 0, 0.9)  # of the window's length, on each axis
-    memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more in one go are cut into tiles
+    memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more are cut into tiles; and windows computed at once
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
     infection_weight: float = _number(1.0, 0.1, 100)  # infection's probability counts as often when the likeliest class is taken
     two_lungs: bool = False  # of all connected pieces, only those with most of the left and of the right lung stay

@@ -93,7 +93,7 @@ def export_weights(run: Run, folder: Path) -> list[Path]:
 
     `folder`/run.json, fold_<k>/model.weights.h5 (about 2 bytes a parameter), MODEL_CARD.md (the book's page with this run's
     scores). Kernels become float16; vectors, among them the running variances, which may exceed its range, stay float32. Any
-    Keras backend loads them.
+    Keras backend and `engine` load them.
 
     Raises:
         DataError: nothing has been trained yet.

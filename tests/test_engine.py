@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
@@ -63,8 +65,12 @@ def test_windows_computed_at_the_same_time_give_what_they_give_one_by_one(stored
     _, file = stored(settings)
     volume = Prepared("case", image_of(20, 16, 12)[0, ..., 0], None, (1.0, 1.0, 1.0))
     profile = Profile(network=settings, inference=Inference(mode="windows", window_shape_vox=(8, 8, 4)))
-    one, many = (predict_volume(Engine(settings, file, at_once), volume, profile) for at_once in (1, 3))
+    engines = [Engine(settings, file, at_once) for at_once in (1, 3)]
+    one, many = (predict_volume(engine, volume, profile) for engine in engines)
     np.testing.assert_array_equal(one, many)
+    with ThreadPoolExecutor(4) as threads:  # four volumes at once by one network, each giving memory back when it is done
+        for found in threads.map(lambda _: predict_volume(engines[1], volume, profile), range(4)):
+            np.testing.assert_array_equal(found, one)
 
 
 @pytest.mark.parametrize(("memory_gb", "expected"), [(10, 8), (1, 2), (0.1, 1)])
@@ -122,6 +128,23 @@ def test_a_file_with_a_layer_too_many_a_broken_one_and_none_are_refused(stored, 
         load_model(Profile(network=settings), file)
     with pytest.raises(DataError, match="nowhere.h5: not the weights"):
         load_model(Profile(network=settings), tmp_path / "nowhere.h5")
+
+
+def test_a_graphics_card_is_asked_for_where_there_are_signs_of_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "CARDS", (str(tmp_path / "driver"),))
+    monkeypatch.setitem(sys.modules, "keras", None)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    card = SimpleNamespace(config=SimpleNamespace(list_physical_devices=lambda kind: [kind]))
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    assert not engine.has_gpu() and "tensorflow" not in sys.modules
+    monkeypatch.setitem(sys.modules, "tensorflow", card)
+    assert engine.has_gpu()
+    (tmp_path / "driver").touch()
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # a driver, but no TensorFlow
+    assert not engine.has_gpu()
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(default_backend=lambda: "gpu"))
+    assert engine.has_gpu()
 
 
 @pytest.mark.parametrize(
