@@ -4,6 +4,7 @@ python bench/many_scans.py
 """
 
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -43,7 +44,10 @@ def main() -> None:
     log.addHandler(watch)
     settings = TINY_SETTINGS | {"network": {"filters": [6, 8]}, "inference": {"mode": "volume"}}
     with tempfile.TemporaryDirectory() as folder:
-        weights = seeing_weights(Path(folder) / "weights", profile_from(settings))
+        weights = Path(folder) / "weights"
+        maker = multiprocessing.get_context("spawn").Process(target=seeing_weights, args=(weights, profile_from(settings)))
+        maker.start()  # in a process of its own: it loads TensorFlow, predicting does not
+        maker.join()
         for number in range(SAID[-1]):
             path = turned(chest(SHAPES[number % len(SHAPES)]), SPACING, Path(folder) / "in" / "new", "LPS")
             path.rename(path.parent.parent / f"scan_{number:03d}.nii.gz")
