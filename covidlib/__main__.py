@@ -246,7 +246,6 @@ def _say(what: str, started: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["predict"] and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        # memory in pages of 2 MB, not of 4 KB: a million of these took a tenth of the time; read only when a process begins
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # everything is written: to take the networks apart would take a third of a second

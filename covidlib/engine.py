@@ -118,7 +118,7 @@ class _Layers:
         self.op, self.norm = opset7, settings.norm
         with h5py.File(file) as stored:
             found = {name: layer["vars"] for name, layer in stored["layers"].items()}
-            self.arrays = {name: [np.float32(held[key]) for key in sorted(held)] for name, held in found.items() if len(held)}
+            self.arrays = {name: [held[key].astype("f4")[()] for key in sorted(held)] for name, held in found.items() if len(held)}
         self.taken: dict[str, int] = {}
 
     def take(self, kind: str, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -155,7 +155,7 @@ class _Layers:
         maps = (_maps(x),)
         if self.norm == "instance":
             scale, offset = self.take("fused_instance_normalization", maps, maps)
-            x = self.op.mvn(x, self.op.constant(SPATIAL), True, EPSILON, "inside_sqrt")
+            x = self.op.mvn(x, _constant(SPATIAL), True, EPSILON, "inside_sqrt")
         else:
             scale, offset, mean, variance = self.take("fused_batch_normalization", maps, maps, maps, maps)
             scale = scale / np.sqrt(variance + EPSILON)
@@ -185,17 +185,22 @@ def _unet(settings: Network, file: Path) -> Any:
     x = op.softmax(layers.convolve(x, (1, 1, 1), len(CLASSES)), 1)
     if layers.arrays:
         raise ValueError(f"arrays of {', '.join(layers.arrays)} besides the network's")
-    return _openvino().Model([op.transpose(x, op.constant([0, 2, 3, 4, 1]))], [image])
+    return _openvino().Model([op.transpose(x, _constant(np.array([0, 2, 3, 4, 1])))], [image])
 
 
 def _maps(x: Any) -> int:
     return x.get_output_partial_shape(0)[1].get_length()
 
 
-def _kernel(weights: np.ndarray) -> np.ndarray:
-    """Keras' order (X, Y, Z, ...) of a kernel to OpenVINO's."""
-    return np.ascontiguousarray(weights.transpose(4, 3, 0, 1, 2))
+def _kernel(weights: np.ndarray) -> Any:
+    """A kernel from Keras' order (X, Y, Z, ...) to OpenVINO's."""
+    return _constant(np.ascontiguousarray(weights.transpose(4, 3, 0, 1, 2)))
 
 
-def _per_map(values: np.ndarray) -> np.ndarray:
-    return values.reshape(1, -1, 1, 1, 1)
+def _per_map(values: np.ndarray) -> Any:
+    return _constant(values.reshape(1, -1, 1, 1, 1))
+
+
+def _constant(values: np.ndarray) -> Any:
+    """Copied at once; `opset.constant` takes a list of Python's numbers, a second for 22 million."""
+    return _openvino().op.Constant(values)
