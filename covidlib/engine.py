@@ -118,7 +118,8 @@ class _Layers:
         self.op, self.norm = opset7, settings.norm
         with h5py.File(file) as stored:
             found = {name: layer["vars"] for name, layer in stored["layers"].items()}
-            self.arrays = {name: [held[key].astype("f4")[()] for key in sorted(held)] for name, held in found.items() if len(held)}
+            single = {name: [held[key].astype(np.float32)[()] for key in sorted(held)] for name, held in found.items()}
+        self.arrays = {name: arrays for name, arrays in single.items() if arrays}
         self.taken: dict[str, int] = {}
 
     def take(self, kind: str, *shapes: tuple[int, ...]) -> list[np.ndarray]:
