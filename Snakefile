@@ -18,7 +18,7 @@ SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / su
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
 COVIDLIB = f"'{sys.executable}' -m covidlib"
-# glibc gives a thread's memory back after a large array and gets it anew, page by page: a tenth of a training's time, if it keeps none
+# glibc gives a thread's memory back after a large array and gets it anew, page by page, unless it keeps some: a tenth of the time
 KEPT = "MALLOC_TOP_PAD_=67108864"
 
 

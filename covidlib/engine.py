@@ -115,7 +115,7 @@ class _Layers:
         _openvino()
         from openvino import opset7
 
-        self.op, self.norm = opset7, settings.norm
+        self.op, self.settings = opset7, settings
         with h5py.File(file) as stored:
             found = {name: layer["vars"] for name, layer in stored["layers"].items()}
             single = {name: [held[key].astype(np.float32)[()] for key in sorted(held)] for name, held in found.items()}
@@ -154,7 +154,7 @@ class _Layers:
     def normalize(self, x: Any) -> Any:
         """By each map's own mean and variance, or by the running ones of the training."""
         maps = (_maps(x),)
-        if self.norm == "instance":
+        if self.settings.norm == "instance":
             scale, offset = self.take("fused_instance_normalization", maps, maps)
             x = self.op.mvn(x, _constant(SPATIAL), True, EPSILON, "inside_sqrt")
         else:
@@ -163,26 +163,26 @@ class _Layers:
             offset = offset - mean * scale
         return self.op.add(self.op.multiply(x, _per_map(scale)), _per_map(offset))
 
+    def two_convolutions(self, x: Any, level: int) -> Any:
+        """Twice convolution, ReLU and normalization, as each level has them on its way down and up."""
+        for _ in "ab":
+            x = self.normalize(self.op.relu(self.convolve(x, self.settings.kernel(level), self.settings.filters[level])))
+        return x
+
 
 def _unet(settings: Network, file: Path) -> Any:
     """`network.build_network`, step by step; ValueError if arrays of the file are left."""
     layers, skips, depth = _Layers(settings, file), [], len(settings.filters) - 1
     op = layers.op
-
-    def two_convolutions(x: Any, level: int) -> Any:
-        for _ in "ab":
-            x = layers.normalize(op.relu(layers.convolve(x, settings.kernel(level), settings.filters[level])))
-        return x
-
     image = x = op.parameter(_openvino().PartialShape([1, 1, -1, -1, -1]), np.float32)
     for level in range(depth):
-        x = two_convolutions(x, level)
+        x = layers.two_convolutions(x, level)
         skips.append(x)
         x = layers.pool(x, settings.pool(level))
-    x = two_convolutions(x, depth)
+    x = layers.two_convolutions(x, depth)
     for level in reversed(range(depth)):
         x = op.concat([layers.up(x, settings.pool(level), settings.filters[level]), skips[level]], 1)
-        x = two_convolutions(x, level)
+        x = layers.two_convolutions(x, level)
     x = op.softmax(layers.convolve(x, (1, 1, 1), len(CLASSES)), 1)
     if layers.arrays:
         raise ValueError(f"arrays of {', '.join(layers.arrays)} besides the network's")
