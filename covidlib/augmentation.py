@@ -39,18 +39,8 @@ def augmented_crop(
     for name in COLOUR:
         if rng.random() < settings.probability:
             image = colour_transform(name, settings)(data=image[None, None])["data"][0, 0]
-    if settings.level_deviation:
-        image = move_levels(image, *rng.normal(0, settings.level_deviation, 2))
     flips = [(rng.random() < settings.mirror_probability) and axis in settings.mirror_axes for axis in "xyz"]
     return mirror(image, labels, flips, settings.swap_lungs)
-
-
-def move_levels(image: np.ndarray, lung: float, tissue: float) -> np.ndarray:
-    """Lung and soft tissue, at -0.5 and 1.5 after `preprocessing.z_score`, moved up by these amounts, all between in proportion.
-
-    Not in the paper. How far a lung is inflated, and which scanner looked, moves its grey by about a tenth (70 HU are 0.15).
-    """
-    return ((image + 0.5) * (1 + (tissue - lung) / 2) - 0.5 + lung).astype(np.float32)
 
 
 def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lungs: bool) -> tuple[np.ndarray, np.ndarray]:

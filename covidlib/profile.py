@@ -86,7 +86,6 @@ class Augmentation:
     brightness: tuple[float, float] = _number((0.5, 2.0), 0.01, 100)
     gamma: tuple[float, float] = _number((0.7, 1.5), 0.01, 100)
     noise_deviation: tuple[float, float] = _number((0.0, 0.05), 0, 10)
-    level_deviation: float = _number(0.0, 0, 1)  # of every patch's lung and soft tissue, 2 apart; the paper has no such transform
     elastic_alpha_vox: tuple[float, float] = _number((0.0, 900.0), 0, 1e5)
     elastic_sigma_vox: tuple[float, float] = _number((9.0, 13.0), 0.5, 100)
     rotation_degrees: tuple[float, float, float] = _number((15.0, 15.0, 15.0), 0, 180)  # about x, y, z; drawn from +-

@@ -7,7 +7,7 @@ from math import degrees
 import numpy as np
 import pytest
 
-from covidlib.augmentation import SPATIAL, augmented_crop, mirror, move_levels, sampling_places, spatial_crop
+from covidlib.augmentation import SPATIAL, augmented_crop, mirror, sampling_places, spatial_crop
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Augmentation
 
@@ -168,23 +168,6 @@ def test_gamma_bends_the_scale_and_keeps_mean_and_deviation():
         assert (np.diff(bent.ravel()[np.argsort(image, None)]) > -1e-5).all()  # the order of the values stays
     middle = [(bent[0, 0, 1] - bent[0, 0, 0]) / (bent[0, 0, 2] - bent[0, 0, 0]) for bent in images]
     check_range(-np.log2(middle), 0.7, 1.5)
-
-
-def test_lung_and_soft_tissue_are_moved_in_every_patch_each_by_its_own_draw():
-    image = np.full((8, 8, 8), -0.5)
-    image[4:] = 1.5
-    drawn = [moved for moved, _ in draw(volume_of(image), (8, 8, 8), only(probability=0.0, level_deviation=0.1), 400)]
-    lung, tissue = (np.array([moved[x, 0, 0] for moved in drawn]) - level for x, level in ((0, -0.5), (7, 1.5)))
-    assert len(np.unique(lung)) == len(np.unique(tissue)) == 400
-    for moves in (lung, tissue):
-        assert abs(moves.mean()) < 0.02 and abs(moves.std() - 0.1) < 0.01
-    assert abs(np.corrcoef(lung, tissue)[0, 1]) < 0.15
-
-
-def test_what_lies_between_lung_and_soft_tissue_moves_in_proportion():
-    moved = move_levels(np.array([-0.5, 0.5, 1.5], np.float32), 0.2, -0.4)
-    np.testing.assert_allclose(moved, [-0.3, 0.4, 1.1], atol=1e-6)
-    assert moved.dtype == np.float32
 
 
 def test_noise_has_a_deviation_of_up_to_5_hundredths():
