@@ -8,26 +8,59 @@ from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
 LUNGS, INFECTION = (1, 2), 3
+AT_MOST = 4.0  # times more or less than `infection_weight` may doubt make it
+UNKNOWN = 2.5  # times the typical doubt: more than any infected scan had
 EXACT = 4_000_000  # voxels
 
 
 def decide(
-    probabilities: np.ndarray, shape: tuple[int, int, int], spacing_mm: Sequence[float], settings: Inference
+    probabilities: np.ndarray,
+    shape: tuple[int, int, int],
+    spacing_mm: Sequence[float],
+    settings: Inference,
+    doubted: float | None = None,
 ) -> np.ndarray:
     """Class probabilities on the working grid to labels on a scan's own grid.
 
     Args:
         probabilities: float32 (x, y, z, 4).
         shape, spacing_mm: of the scan.
-        settings: `infection_weight` other than 1 moves the limit from which a voxel counts as infected: Dice is highest not with
-            0.5 but with half of the Dice that can be reached (Lipton et al. 2014). Then see `drop_specks`.
+        settings: see `infection_weight` and `drop_specks`.
+        doubted: the scan's `doubt`; None: that of `probabilities`. Of several networks the mean of each one's, for where they
+            disagree their mean doubts more than any of them.
 
     Returns:
         uint8 (x, y, z) 0-3: the likeliest class of each voxel, without specks.
     """
-    if settings.infection_weight != 1:
-        probabilities = probabilities * np.array([1, 1, 1, settings.infection_weight], np.float32)
+    weight = infection_weight(doubt(probabilities) if doubted is None else doubted, settings)
+    if weight != 1:
+        probabilities = probabilities * np.array([1, 1, 1, weight], np.float32)
     return drop_specks(labels_on_grid(probabilities, shape), spacing_mm, settings)
+
+
+def doubt(probabilities: np.ndarray) -> float:
+    """How unsure a network is of the infection it sees: the sum of p (1 - p) by the sum of p, p (..., 4) that of infection.
+
+    0: all or nothing in every voxel; 0.5: one half in all of them. 0, too, where there is no infection.
+    """
+    share = probabilities[..., INFECTION]
+    total = float(share.sum(dtype=np.float64))
+    return 1 - float(np.square(share).sum(dtype=np.float64)) / total if total else 0.0
+
+
+def infection_weight(doubted: float, settings: Inference) -> float:
+    """What the probability of infection is multiplied by before the likeliest class is taken.
+
+    `settings.infection_weight` moves the limit from which a voxel counts as infected: Dice is highest not with 0.5 but with half
+    of the Dice that can be reached (Lipton et al. 2014). With a `typical_doubt` each scan has a weight of its own: a network that
+    doubts marks too little, one that is sure too much. Where it doubts as it does in no infected scan, nothing is added: 1.
+    """
+    if not settings.typical_doubt:
+        return settings.infection_weight
+    ratio = doubted / settings.typical_doubt
+    if ratio > UNKNOWN:
+        return 1.0
+    return settings.infection_weight * min(max(ratio**settings.doubt_power, 1 / AT_MOST), AT_MOST)
 
 
 def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Inference) -> np.ndarray:

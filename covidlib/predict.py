@@ -16,8 +16,8 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
-from covidlib.inference import CODE, load_model, mean, predict_volume
-from covidlib.postprocessing import decide
+from covidlib.inference import CODE, Model, load_model, mean, predict_volume
+from covidlib.postprocessing import UNKNOWN, decide, doubt
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
@@ -36,13 +36,15 @@ log = logging.getLogger("covidlib")
 class Prediction:
     """One scan's result.
 
-    case: the scan in RAS+; labels uint8 (x, y, z) on its grid; probabilities float32 (x, y, z, 4) on the working grid;
-    quantities as `quantify` gives them; notes and warnings in words.
+    case: the scan in RAS+; labels uint8 (x, y, z) on its grid; probabilities float32 (x, y, z, 4) on the working grid; doubt: how
+    unsure the networks are of the infection, each by itself (`postprocessing.doubt`); quantities as `quantify` gives them; notes
+    and warnings in words.
     """
 
     case: Case
     labels: np.ndarray
     probabilities: np.ndarray
+    doubt: float
     quantities: dict[str, float | int | str]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -81,20 +83,34 @@ class Predictor:
         scan = read_scan(source, spacing_mm, intensity)
         return self.measure(scan, *self.mark(scan.case, prepare(scan.case, self.profile.preprocessing)))
 
-    def mark(self, case: Case, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
-        """Mean probabilities and labels, as in Prediction, of a case that is `prepared` by the profile's preprocessing."""
+    def mark(self, case: Case, prepared: Prepared) -> tuple[np.ndarray, np.ndarray, float]:
+        """Labels, mean probabilities and doubt, as in Prediction, of a case `prepared` by the profile's preprocessing."""
         from tqdm import tqdm
 
-        models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
-        probabilities = mean(predict_volume(model, prepared, self.profile) for model in models)
-        return probabilities, decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference)
+        doubts: list[float] = []
 
-    def measure(self, scan: Scan, probabilities: np.ndarray, labels: np.ndarray) -> Prediction:
-        """What `mark` found, with quantities and doubts."""
+        def seen_by(model: Model) -> np.ndarray:
+            found = predict_volume(model, prepared, self.profile)
+            doubts.append(doubt(found))
+            return found
+
+        probabilities = mean(map(seen_by, tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)))
+        doubted = sum(doubts) / len(doubts)
+        labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference, doubted)
+        return labels, probabilities, doubted
+
+    def measure(self, scan: Scan, labels: np.ndarray, probabilities: np.ndarray, doubted: float) -> Prediction:
+        """What `mark` found, with quantities and warnings."""
         case = scan.case
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
-        doubts = (*scan.warnings, *_doubts(case, labels, quantities, self.profile.preprocessing))
-        return Prediction(case, labels, probabilities, quantities, scan.notes, doubts)
+        unlike = [*_unlike_a_chest(case, labels, quantities, self.profile.preprocessing)]
+        unlike += self._unlike_covid(quantities, doubted)
+        return Prediction(case, labels, probabilities, doubted, quantities, scan.notes, (*scan.warnings, *unlike))
+
+    def _unlike_covid(self, found: Mapping[str, Any], doubted: float) -> Iterator[str]:
+        typical = self.profile.inference.typical_doubt
+        if typical and doubted > UNKNOWN * typical and found["infected_percent"] > 0:
+            yield f"the networks doubt the infection they mark ({doubted:.2f}; typical is {typical:.2f}): perhaps there is none"
 
 
 def predict_scans(
@@ -227,7 +243,7 @@ def _predict_one(
     """Predict a scan and write its files, the row of the table last; returns a line about it."""
     marked = predictor.mark(scan.case, prepared)
     with ThreadPoolExecutor(1) as writer:
-        written = writer.submit(save_labels, marked[1], scan.case, folder / f"{name}_labels.nii.gz")
+        written = writer.submit(save_labels, marked[0], scan.case, folder / f"{name}_labels.nii.gz")
         result = predictor.measure(scan, *marked)
         said = f"{name}: {_sentence(result)}"
         _save_overlay(result, said, folder / f"{name}_overlay.png")
@@ -236,7 +252,7 @@ def _predict_one(
         _save_probabilities(result, folder / f"{name}_probabilities.nii.gz")
     size = {f"{axis}_mm": length for axis, length in zip("xyz", result.case.spacing_mm, strict=True)}
     remarks = {"warnings": "; ".join(result.warnings), "notes": "; ".join(result.notes)}
-    row = {**result.quantities, **remarks, "intensity": result.case.intensity, **size, **made_of}
+    row = {**result.quantities, "doubt": result.doubt, **remarks, "intensity": result.case.intensity, **size, **made_of}
     _put_row(folder / "quantification.csv", name, row)
     return said
 
@@ -303,7 +319,7 @@ def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror}); make room and call again: finished scans stay") from error
 
 
-def _doubts(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:
+def _unlike_a_chest(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:
     """Why this may be no whole chest, or not one such as the networks were trained on."""
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
     black, white = grey_span(case.image, case.intensity, settings)

@@ -26,7 +26,7 @@ from variants import (
 from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum, read_json, write_json
-from covidlib.predict import SHIPPED, Predictor, _doubts, predict_scans
+from covidlib.predict import SHIPPED, Predictor, _unlike_a_chest, predict_scans
 from covidlib.profile import Preprocessing
 from covidlib.quantification import quantify
 from covidlib.runs import ROOT
@@ -117,7 +117,7 @@ def test_lungs_that_reach_an_end_of_the_scan_are_said_to_be_cut_off():
     for above, below, ends in ((0, 0, "bottom and the top"), (3, 0, "bottom"), (0, 3, "top"), (3, 3, "")):
         case = read_scan(np.pad(hu, ((0, 0), (0, 0), (below, above)), constant_values=40), SPACING).case
         labels = np.isin(case.image, (-850, -550)).astype(np.uint8) + (np.arange(80) < 40)[:, None, None] * (case.image == -850)
-        said = [text for text in _doubts(case, labels, quantify(labels, SPACING), Preprocessing()) if "cut off" in text]
+        said = [text for text in _unlike_a_chest(case, labels, quantify(labels, SPACING), Preprocessing()) if "cut off" in text]
         assert said == ([f"lungs cut off at the {ends}: volumes and percents are of what is shown"] if ends else [])
 
 
