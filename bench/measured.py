@@ -24,12 +24,15 @@ def main(folder: Path) -> None:
     decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
     texts = {
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
+        "doubt_power.md": decisions_markdown(decided, "doubt_power"),
+        "typical_doubt.md": decisions_markdown(decided, "typical_doubt"),
         "two_lungs.md": decisions_markdown(decided, "two_lungs"),
         "specks.md": decisions_markdown(decided, "smallest_infection_ml"),
         "costs.md": costs_markdown(Path(__file__).with_name("results.json"), folder),
         "options.md": options_markdown(RESULTS / "options.csv"),
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
+        "levels.md": levels_markdown(RESULTS / "levels.csv"),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
@@ -126,7 +129,7 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
 
 
 def windows_markdown(file: Path) -> str:
-    """Volume against windows on the same networks and cases, from the file that bench/windows.py writes."""
+    """Volume against windows on the same networks and cases, from the file that bench/windows.py writes: a table a network."""
     import pandas as pd
 
     from covidlib.metrics import NEARLY_EMPTY
@@ -135,16 +138,47 @@ def windows_markdown(file: Path) -> str:
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
     rows = rows[rows["case"] != NEARLY_EMPTY]
-    means = rows.groupby("mode")[["left_lung", "right_lung", "infection", "cpu_s"]].mean()
-    head = ("network sees", "left lung", "right lung", "infection", "CPU s a scan")
-    names = {"volume": "the whole volume", "windows": "half-overlapping windows"}
-    lines = ((names[mode], *map(three, dice), f"{took:.1f}") for mode, *dice, took in means.itertuples(name=None))
-    each = rows.pivot(index="case", columns="mode", values="infection")
-    apart = (each["volume"] - each["windows"]).abs()
-    return (
-        f"Mean Dice over {len(each)} cases, each by the network that has not seen it:\n\n{markdown_table(head, lines)}\n"
-        f"Case by case, infection differs by {apart.median():.3f} in the median and by {apart.max():.3f} at most.\n"
-    )
+    names = {"volume": "the whole volume", "paper": "the paper's windows", "profile": "the profile's windows"}
+    head = ("network sees", "left lung", "right lung", "infection", "infection, from whole volume", "CPU s a scan")
+    parts = []
+    for norm, group in rows.groupby("norm", sort=False):
+        means = group.groupby("mode")[["left_lung", "right_lung", "infection", "cpu_s"]].mean().loc[list(names)]
+        each = group.pivot(index="case", columns="mode", values="infection")
+        apart = each.sub(each["volume"], axis=0)
+        lines = [
+            (names[mode], *map(three, dice), f"{apart[mode].mean():+.3f} ({apart[mode].abs().max():.3f})", f"{took:.1f}")
+            for mode, *dice, took in means.itertuples(name=None)
+        ]
+        told = f"{len(each)} cases, {group['steps'].iloc[0]:,} steps, on {' and '.join(group['machine'].unique())}"
+        parts.append(f"With {norm} normalization ({told}):\n\n{markdown_table(head, lines)}")
+    return "\n".join([*parts, "Of the differences: their mean, and in brackets the largest of one case.\n"])
+
+
+def levels_markdown(file: Path) -> str:
+    """What becomes of doubt and Dice when a scan's grey is moved, from the file that bench/levels.py writes."""
+    import pandas as pd
+
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    empty, rows = rows[rows["case"] == NEARLY_EMPTY], rows[rows["case"] != NEARLY_EMPTY]
+    infection = rows.pivot_table("infection", ["moved", "case"], "weight")
+    lines = []
+    for moved, group in infection.groupby("moved"):
+        apart = (group - infection.loc[0.0]).droplevel("moved") if moved else None
+        cells = [three(group[weight].mean()) + _worst(apart, weight) for weight in ("one", "by doubt")]
+        lines.append((f"{moved:+.2f}" if moved else "0", three(rows[rows["moved"] == moved]["doubt"].median()), *cells))
+    head = ("grey moved by", "median doubt", "infection, one weight for all", "infection, weight by doubt")
+    said = f"Mean Dice over {rows['case'].nunique()} cases; in brackets what a single case lost at most:"
+    doubts, other = rows[rows["moved"] == 0]["doubt"], empty[empty["moved"] == 0]["doubt"].max()
+    range_ = f"As they are, they are doubted by {doubts.min():.2f} to {doubts.max():.2f}; `{NEARLY_EMPTY}` by {other:.2f}."
+    return f"{said}\n\n{markdown_table(head, lines)}\n{range_}\n"
+
+
+def _worst(apart: Any, weight: str) -> str:
+    return "" if apart is None else f" ({apart[weight].min():+.2f})"
 
 
 def costs_markdown(file: Path, pictures: Path) -> str:

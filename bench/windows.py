@@ -1,37 +1,81 @@
-"""The whole volume at once, or the paper's half-overlapping windows? Dice and CPU seconds of both. Writes results/windows.csv.
+"""The whole volume at once, or half-overlapping windows? Dice and CPU seconds. Writes results/windows.csv.
 
-    python bench/windows.py --profile surrogate --data DIR
+    python bench/windows.py --data DIR                  the trained run of `surrogate`, all folds
+    python bench/windows.py --data DIR --norm batch     one fold with the paper's batch normalization, trained here first
 
-Every test case of a trained run, by the network that has not seen it, with the same weights both times. Nothing is chosen by it.
+Every test case by the network that has not seen it, with the same weights each time. Nothing is chosen by it.
 """
 
+import argparse
 import time
 from dataclasses import replace
+from typing import Any
 
-from unseen import dice, trained_run, unseen_cases, write_table
+from unseen import dice, write_table
 
-from covidlib.inference import predict_volume
+from covidlib.inference import load_model, predict_volume
 from covidlib.postprocessing import decide
-from covidlib.runs import ROOT
+from covidlib.runs import ROOT, Run, machine, open_run
 
 TABLE = ROOT / "results" / "windows.csv"
+SAME = {"typical_doubt": 0.0}  # one weight of infection for every scan and mode
+MODES = {
+    "volume": {"mode": "volume"},
+    "paper": {"mode": "windows", "window_shape_vox": (160, 160, 80)},
+    "profile": {"mode": "windows"},
+}
+FOLD, SHORT = 2, {"network.norm": "batch", "training.epochs": 13, "training.cycle_epochs": []}
 
 
 def main() -> None:
-    """Predict and score every test case in both modes; a fold's first volume, which prepares kernels, twice."""
-    run, rows, warm = trained_run(__doc__), [], None
-    for mode in ("volume", "windows"):
-        profile = replace(run.profile, inference=replace(run.profile.inference, mode=mode))
-        for fold, model, case, prepared in unseen_cases(replace(run, profile=profile)):
-            if model is not warm:
-                predict_volume(model, prepared, profile)
-                warm = model
+    """Measure the networks of one normalization; the rows of others stay."""
+    import pandas as pd
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--profile", default="surrogate")
+    parser.add_argument("--norm", choices=("instance", "batch"), default="instance")
+    given = parser.parse_args()
+    if given.norm == "batch":
+        run, folds = trained(given.profile, given.data), [FOLD]
+    else:
+        run = open_run(given.profile, given.data)
+        folds = [fold.number for fold in run.folds]
+    kept = pd.read_csv(TABLE).to_dict("records") if TABLE.is_file() else []
+    found = [row for fold in folds for row in compare(run, fold)]
+    write_table([row for row in kept if row["norm"] != given.norm] + found, TABLE)
+
+
+def trained(profile: str, data: str) -> Run:
+    """A run of the profile's with batch normalization, of which one fold is trained for half of the profile's first cycle."""
+    from covidlib.training import train_fold
+
+    run = open_run(profile, data, ROOT / "runs" / "windows", SHORT)
+    train_fold(run, FOLD)
+    return run
+
+
+def compare(run: Run, number: int) -> list[dict[str, Any]]:
+    """A row for each test case of a fold and each mode; a mode's first volume, which prepares kernels, is predicted twice."""
+    weights, test, rows = run.fold_folder(number) / "model.weights.h5", run.folds[number].test, []
+    for mode, changed in MODES.items():
+        profile = replace(run.profile, inference=replace(run.profile.inference, **changed, **SAME))
+        model, prepared = load_model(profile, weights), run.prepared(test)
+        predict_volume(model, prepared[0], profile)
+        for case, volume in zip(map(run.case, test), prepared, strict=True):
             begun = time.process_time()
-            probabilities = predict_volume(model, prepared, profile)
+            probabilities = predict_volume(model, volume, profile)
             took = time.process_time() - begun
             labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
-            rows.append({"fold": fold, "case": case.id, "mode": mode, **dice(case.labels, labels), "cpu_s": took})
-    write_table(rows, TABLE)
+            row = {"norm": profile.network.norm, "fold": number, "case": case.id, "mode": mode, **dice(case.labels, labels)}
+            rows.append({**row, "cpu_s": took, "steps": steps(run, number), "machine": machine()})
+    return rows
+
+
+def steps(run: Run, number: int) -> int:
+    """How many a fold was trained for."""
+    lines = (run.fold_folder(number) / "history.csv").read_text(encoding="utf-8").splitlines()
+    return (len(lines) - 1) * run.profile.training.batches_per_epoch
 
 
 if __name__ == "__main__":

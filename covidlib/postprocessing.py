@@ -52,8 +52,8 @@ def infection_weight(doubted: float, settings: Inference) -> float:
     """What the probability of infection is multiplied by before the likeliest class is taken.
 
     `settings.infection_weight` moves the limit from which a voxel counts as infected: Dice is highest not with 0.5 but with half
-    of the Dice that can be reached (Lipton et al. 2014). With a `typical_doubt` each scan has a weight of its own: a network that
-    doubts marks too little, one that is sure too much. Where it doubts as it does in no infected scan, nothing is added: 1.
+    of the Dice that can be reached (Lipton et al. 2014). With a `typical_doubt` each scan has a weight of its own: in the 20
+    scans a network that doubts marks too little, one that is sure too much. Where it doubts as in none of them, 1.
     """
     if not settings.typical_doubt:
         return settings.infection_weight

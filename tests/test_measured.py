@@ -19,6 +19,7 @@ from measured import (
     decisions_markdown,
     folds_markdown,
     growth,
+    levels_markdown,
     options_markdown,
     viewer_markdown,
     windows_markdown,
@@ -51,19 +52,41 @@ def test_a_setting_is_chosen_by_the_other_folds(tmp_path):
     assert "Not measured" in decisions_markdown(tmp_path / "none.csv", "ml")
 
 
-def test_volume_and_windows_are_compared_case_by_case(tmp_path):
-    cases = {"a": (0.5, 0.75), "b": (0.75, 0.25), NEARLY_EMPTY: (0.0, 1.0)}
+def test_volume_and_windows_are_compared_case_by_case_for_each_network(tmp_path):
+    cases = {"a": (0.5, 0.625, 0.75), "b": (0.75, 0.75, 0.25), NEARLY_EMPTY: (0.0, 0.0, 1.0)}
+    made = {"left_lung": 1.0, "right_lung": 0.5, "steps": 1200, "machine": "an abacus"}
     rows = [
-        {"case": case, "mode": mode, "left_lung": 1.0, "right_lung": 0.5, "infection": dice, "cpu_s": took}
-        for case, pair in cases.items()
-        for mode, dice, took in zip(("volume", "windows"), pair, (1.0, 4.0), strict=True)
+        {"norm": norm, "case": case, "mode": mode, "infection": dice * share, "cpu_s": took, **made}
+        for norm, share in (("instance", 1.0), ("batch", 0.5))
+        for case, found in cases.items()
+        for mode, dice, took in zip(("volume", "paper", "profile"), found, (1.0, 2.0, 4.0), strict=True)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "windows.csv", index=False)
-    text = windows_markdown(tmp_path / "windows.csv")
-    assert cells(text, "the whole volume")[1:] == ["1.000", "0.500", "0.625", "1.0"]
-    assert cells(text, "half-overlapping windows")[3:] == ["0.500", "4.0"]
-    assert "over 2 cases" in text and "0.375 in the median and by 0.500 at most" in text
+    instance, batch = windows_markdown(tmp_path / "windows.csv").split("With batch normalization")
+    assert "With instance normalization (2 cases, 1,200 steps, on an abacus)" in instance
+    assert cells(instance, "the whole volume")[1:] == ["1.000", "0.500", "0.625", "+0.000 (0.000)", "1.0"]
+    assert cells(instance, "the paper's windows")[3:] == ["0.688", "+0.062 (0.125)", "2.0"]
+    assert cells(instance, "the profile's windows")[3:] == ["0.500", "-0.125 (0.500)", "4.0"]
+    assert cells(batch, "the profile's windows")[3:] == ["0.250", "-0.062 (0.250)", "4.0"]
     assert "Not measured" in windows_markdown(tmp_path / "none.csv")
+
+
+def test_moved_grey_is_told_with_doubt_and_what_a_single_case_loses(tmp_path):
+    cases = {"a": (0.5, 0.75, 0.25), "b": (0.75, 0.25, 0.75), NEARLY_EMPTY: (0.0, 1.0, 0.0)}
+    rows = [
+        {"case": case, "moved": moved, "weight": weight, "doubt": 0.25 + moved, "infection": dice * share}
+        for case, found in cases.items()
+        for weight, share in (("one", 1.0), ("by doubt", 0.5))
+        for moved, dice in zip((-0.15, 0.0, 0.15), found, strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "levels.csv", index=False)
+    text = levels_markdown(tmp_path / "levels.csv")
+    assert "over 2 cases" in text
+    assert "| -0.15 | 0.100 | 0.625 (-0.25) | 0.312 (-0.12) |" in text
+    assert "| 0 | 0.250 | 0.500 | 0.250 |" in text
+    assert "| +0.15 | 0.400 | 0.500 (-0.50) | 0.250 (-0.25) |" in text
+    assert f"doubted by 0.25 to 0.25; `{NEARLY_EMPTY}` by 0.25." in text
+    assert "Not measured" in levels_markdown(tmp_path / "none.csv")
 
 
 def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):

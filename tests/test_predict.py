@@ -129,10 +129,22 @@ def test_several_folds_are_an_ensemble_of_mean_probabilities(weights, tiny_profi
     shutil.copytree(weights, tmp_path / "both")
     seeing_weights(tmp_path / "other", tiny_profile(SEEING), shift=False)
     shutil.copytree(tmp_path / "other" / "fold_0", tmp_path / "both" / "fold_1")
-    each = [Predictor(folder)(chest(), SPACING).probabilities for folder in (weights, tmp_path / "other")]
-    both = Predictor(tmp_path / "both")(chest(), SPACING).probabilities
-    assert one.profile == tiny_profile(SEEING) and abs(each[0] - each[1]).max() > 0.1
-    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    each = [Predictor(folder)(chest(), SPACING) for folder in (weights, tmp_path / "other")]
+    both = Predictor(tmp_path / "both")(chest(), SPACING)
+    assert one.profile == tiny_profile(SEEING) and abs(each[0].probabilities - each[1].probabilities).max() > 0.1
+    np.testing.assert_allclose(both.probabilities, (each[0].probabilities + each[1].probabilities) / 2, atol=1e-6)
+    assert both.doubt == pytest.approx((each[0].doubt + each[1].doubt) / 2)  # each by itself, not that of their mean
+
+
+def test_infection_that_the_network_itself_doubts_is_warned_of(weights, predictor, tiny_profile, tmp_path):
+    shutil.copytree(weights, tmp_path / "run")
+    found = predictor(chest(), SPACING)
+    assert found.doubt > 0 and not any("doubt" in text for text in found.warnings)  # without a typical doubt nothing is said
+    for typical, doubted in ((found.doubt / 2, False), (found.doubt / 3, True)):
+        profile = tiny_profile({**SEEING, "inference.typical_doubt": typical})
+        write_json(tmp_path / "run" / "run.json", {"profile": profile.as_dict()})
+        warnings = Predictor(tmp_path / "run")(chest(), SPACING).warnings
+        assert (f"({found.doubt:.2f}; typical is {typical:.2f}): perhaps there is none" in "; ".join(warnings)) == doubted
 
 
 @pytest.mark.parametrize(
@@ -369,4 +381,5 @@ def test_a_real_scan_of_512_pixels_from_file_to_table(tmp_path):
     np.testing.assert_array_equal(labels.affine, stored.affine)
     assert 2 * np.count_nonzero(truth & found) / (np.count_nonzero(truth) + np.count_nonzero(found)) >= 0.93
     (row,) = table(tmp_path / "quantification.csv")
-    assert row["intensity"] == "hu" and -800 < float(row["infection_mean_hu"]) < 100 and row["warnings"] == ""
+    assert row["intensity"] == "hu" and -800 < float(row["infection_mean_hu"]) < 100
+    assert float(row["doubt"]) > 0.29 and "perhaps there is none" in row["warnings"]
