@@ -13,7 +13,7 @@ import numpy as np
 from unseen import dice, trained_run, unseen_cases, write_table
 
 from covidlib.inference import predict_volume
-from covidlib.postprocessing import decide, doubt
+from covidlib.postprocessing import INFECTION, decide, doubt
 from covidlib.runs import ROOT
 
 TABLE = ROOT / "results" / "levels.csv"
@@ -30,7 +30,8 @@ def main() -> None:
             row = {"fold": fold, "case": case.id, "moved": moved, "doubt": doubt(probabilities)}
             for weight, settings in weights.items():
                 labels = decide(probabilities, case.labels.shape, case.spacing_mm, settings)
-                rows.append({**row, "weight": weight, **dice(case.labels, labels)})
+                marked = np.count_nonzero(labels == INFECTION) / np.count_nonzero(case.labels == INFECTION)
+                rows.append({**row, "weight": weight, **dice(case.labels, labels), "marked": marked})
     write_table(rows, TABLE)
 
 

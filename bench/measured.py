@@ -18,6 +18,11 @@ GROWTH = (  # what to look for, caption
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
 )
 
+DOUBT = (
+    "In {} the grey dots fall from left to right.",
+    "Infection marked, as a multiple of the true infection, against the doubt of each scan",
+)
+
 
 def main(folder: Path) -> None:
     """Write every table of the book that this folder's scripts have measured, and the picture of growth, into `folder`."""
@@ -33,6 +38,7 @@ def main(folder: Path) -> None:
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
         "levels.md": levels_markdown(RESULTS / "levels.csv"),
+        "doubt.md": doubt_markdown(RESULTS / "levels.csv", folder),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
@@ -175,6 +181,25 @@ def levels_markdown(file: Path) -> str:
     doubts, other = rows[rows["moved"] == 0]["doubt"], empty[empty["moved"] == 0]["doubt"].max()
     range_ = f"As they are, they are doubted by {doubts.min():.2f} to {doubts.max():.2f}; `{NEARLY_EMPTY}` by {other:.2f}."
     return f"{said}\n\n{markdown_table(head, lines)}\n{range_}\n"
+
+
+def doubt_markdown(file: Path, pictures: Path) -> str:
+    """What is marked of each scan's infection against its doubt, as a picture drawn into `pictures`; of scans as they are."""
+    import pandas as pd
+
+    from covidlib import figures
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    rows = rows[(rows["case"] != NEARLY_EMPTY) & (rows["moved"] == 0)]
+    doubts, marked = rows.groupby("case")["doubt"].first(), rows.pivot(index="case", columns="weight", values="marked")
+    names = {"one": "one weight for all", "by doubt": "weight by doubt"}
+    shares = {name: marked[weight].tolist() for weight, name in names.items()}
+    figures.doubt_chart(doubts.tolist(), shares).savefig(pictures / "doubt.svg", bbox_inches="tight")
+    ranks = [f"{marked[weight].corr(doubts, 'spearman'):+.2f} with {name}" for weight, name in names.items()]
+    return picture("doubt.svg", *DOUBT) + f"\n\nRank correlation over {len(doubts)} cases: {', '.join(ranks)}.\n"
 
 
 def _worst(apart: Any, weight: str) -> str:

@@ -423,6 +423,20 @@ def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> 
     return figure
 
 
+def doubt_chart(doubts: Sequence[float], marked: Mapping[str, Sequence[float]]) -> Figure:
+    """Infection marked by true infection against doubt, a dot a scan, for two ways of deciding; on the line it is as much."""
+    figure, axes = _figure(1, 1, 3.4)
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    for (name, shares), style, color in zip(marked.items(), ("o", "s"), (GREY, COLORS[2]), strict=True):
+        axes.plot(doubts, shares, style, color=color, alpha=0.8, label=name)
+    axes.set(xlabel="doubt", ylabel="infection marked, true = 1", yscale="log")
+    axes.set_yticks([0.5, 1, 2], labels=["0.5", "1", "2"])
+    axes.set_yticks([], minor=True)
+    axes.grid()
+    _legend(figure, axes.get_lines()[1:])
+    return figure
+
+
 def time_course(percents: "pd.DataFrame") -> Figure:
     """Infected percent of the lung (index: time points in order; a column a line, e.g. truth and prediction)."""
     figure, axes = _figure(1, 1, 3)

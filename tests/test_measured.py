@@ -17,6 +17,7 @@ import speed
 from measured import (
     costs_markdown,
     decisions_markdown,
+    doubt_markdown,
     folds_markdown,
     growth,
     levels_markdown,
@@ -74,7 +75,7 @@ def test_volume_and_windows_are_compared_case_by_case_for_each_network(tmp_path)
 def test_moved_grey_is_told_with_doubt_and_what_a_single_case_loses(tmp_path):
     cases = {"a": (0.5, 0.75, 0.25), "b": (0.75, 0.25, 0.75), NEARLY_EMPTY: (0.0, 1.0, 0.0)}
     rows = [
-        {"case": case, "moved": moved, "weight": weight, "doubt": 0.25 + moved, "infection": dice * share}
+        {"case": case, "moved": moved, "weight": weight, "doubt": 0.25 + moved, "infection": dice * share, "marked": 1.0}
         for case, found in cases.items()
         for weight, share in (("one", 1.0), ("by doubt", 0.5))
         for moved, dice in zip((-0.15, 0.0, 0.15), found, strict=True)
@@ -87,6 +88,21 @@ def test_moved_grey_is_told_with_doubt_and_what_a_single_case_loses(tmp_path):
     assert "| +0.15 | 0.400 | 0.500 (-0.50) | 0.250 (-0.25) |" in text
     assert f"doubted by 0.25 to 0.25; `{NEARLY_EMPTY}` by 0.25." in text
     assert "Not measured" in levels_markdown(tmp_path / "none.csv")
+
+
+def test_doubt_is_drawn_against_what_was_marked_of_scans_as_they_are(tmp_path):
+    told = (("a", 0.1, 1.5, 1.0), ("b", 0.2, 0.5, 1.5), ("c", 0.3, 0.25, 2.0), (NEARLY_EMPTY, 0.4, 9.0, 9.0))
+    rows = [
+        {"case": case, "moved": moved, "weight": weight, "doubt": doubt, "marked": share + moved}
+        for case, doubt, *shares in told
+        for weight, share in zip(("one", "by doubt"), shares, strict=True)
+        for moved in (0.0, 0.15)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "levels.csv", index=False)
+    text = doubt_markdown(tmp_path / "levels.csv", tmp_path)
+    assert "over 3 cases: -1.00 with one weight for all, +1.00 with weight by doubt" in text
+    assert (tmp_path / "doubt.svg").is_file() and "_generated/doubt.svg" in text
+    assert "Not measured" in doubt_markdown(tmp_path / "none.csv", tmp_path)
 
 
 def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):
