@@ -11,7 +11,7 @@ Trained for the profile's first cycle: results/surrogate_one_cycle holds folds o
 import argparse
 from dataclasses import replace
 
-from unseen import dice, write_table
+from unseen import dice, update_table
 
 from covidlib.dataset import ONE_PATIENT, Fold
 from covidlib.inference import predict_fold
@@ -25,17 +25,13 @@ ONE_CYCLE = {"training.epochs": 26, "training.cycle_epochs": [26]}
 
 def main() -> None:
     """Train, predict and score; the table is written with what there is."""
-    import pandas as pd
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR")
     parser.add_argument("--profile", default="surrogate")
     parser.add_argument("--only", choices=TRIED)
     given = parser.parse_args()
     for name in [given.only] if given.only else TRIED:
-        found = measure(opened(given.profile, given.data, name), name)
-        kept = pd.read_csv(TABLE).to_dict("records") if TABLE.is_file() else []
-        write_table([row for row in kept if row["folds"] != name] + found, TABLE)
+        update_table(measure(opened(given.profile, given.data, name), name), TABLE, "folds")
 
 
 def opened(profile: str, data: str, name: str) -> Run:

@@ -18,6 +18,7 @@ GROWTH = (  # what to look for, caption
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
 )
 
+WEIGHTS = {"one": "one weight for all", "by doubt": "weight by doubt"}
 DOUBT = (
     "In {} the grey dots fall from left to right.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan",
@@ -25,7 +26,7 @@ DOUBT = (
 
 
 def main(folder: Path) -> None:
-    """Write every table of the book that this folder's scripts have measured, and the picture of growth, into `folder`."""
+    """Write every table of the book that this folder's scripts have measured, and their pictures, into `folder`."""
     decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
     texts = {
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
@@ -173,10 +174,10 @@ def levels_markdown(file: Path) -> str:
     infection = rows.pivot_table("infection", ["moved", "case"], "weight")
     lines = []
     for moved, group in infection.groupby("moved"):
-        apart = (group - infection.loc[0.0]).droplevel("moved") if moved else None
-        cells = [three(group[weight].mean()) + _worst(apart, weight) for weight in ("one", "by doubt")]
+        worst = group.droplevel("moved").sub(infection.loc[0.0]).min()
+        cells = [three(group[weight].mean()) + (f" ({worst[weight]:+.2f})" if moved else "") for weight in WEIGHTS]
         lines.append((f"{moved:+.2f}" if moved else "0", three(rows[rows["moved"] == moved]["doubt"].median()), *cells))
-    head = ("grey moved by", "median doubt", "infection, one weight for all", "infection, weight by doubt")
+    head = ("grey moved by", "median doubt", *(f"infection, {name}" for name in WEIGHTS.values()))
     said = f"Mean Dice over {rows['case'].nunique()} cases; in brackets what a single case lost at most:"
     doubts, other = rows[rows["moved"] == 0]["doubt"], empty[empty["moved"] == 0]["doubt"].max()
     range_ = f"As they are, they are doubted by {doubts.min():.2f} to {doubts.max():.2f}; `{NEARLY_EMPTY}` by {other:.2f}."
@@ -195,15 +196,10 @@ def doubt_markdown(file: Path, pictures: Path) -> str:
     rows = pd.read_csv(file)
     rows = rows[(rows["case"] != NEARLY_EMPTY) & (rows["moved"] == 0)]
     doubts, marked = rows.groupby("case")["doubt"].first(), rows.pivot(index="case", columns="weight", values="marked")
-    names = {"one": "one weight for all", "by doubt": "weight by doubt"}
-    shares = {name: marked[weight].tolist() for weight, name in names.items()}
+    shares = {name: marked[weight].tolist() for weight, name in WEIGHTS.items()}
     figures.doubt_chart(doubts.tolist(), shares).savefig(pictures / "doubt.svg", bbox_inches="tight")
-    ranks = [f"{marked[weight].corr(doubts, 'spearman'):+.2f} with {name}" for weight, name in names.items()]
+    ranks = [f"{marked[weight].corr(doubts, 'spearman'):+.2f} with {name}" for weight, name in WEIGHTS.items()]
     return picture("doubt.svg", *DOUBT) + f"\n\nRank correlation over {len(doubts)} cases: {', '.join(ranks)}.\n"
-
-
-def _worst(apart: Any, weight: str) -> str:
-    return "" if apart is None else f" ({apart[weight].min():+.2f})"
 
 
 def costs_markdown(file: Path, pictures: Path) -> str:

@@ -11,14 +11,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from unseen import dice, write_table
+from unseen import dice, update_table
 
+from covidlib.files import read_json
 from covidlib.inference import load_model, predict_volume
 from covidlib.postprocessing import decide
 from covidlib.runs import ROOT, Run, machine, open_run
 
 TABLE = ROOT / "results" / "windows.csv"
-SAME = {"typical_doubt": 0.0}  # one weight of infection for every scan and mode
 MODES = {
     "volume": {"mode": "volume"},
     "paper": {"mode": "windows", "window_shape_vox": (160, 160, 80)},
@@ -29,8 +29,6 @@ FOLDS, SHORT = (0, 2), {"network.norm": "batch", "training.epochs": 13, "trainin
 
 def main() -> None:
     """Measure the networks of one normalization; the rows of others stay."""
-    import pandas as pd
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR")
     parser.add_argument("--profile", default="surrogate")
@@ -41,9 +39,7 @@ def main() -> None:
     else:
         run = open_run(given.profile, given.data)
         folds = tuple(range(len(run.folds)))
-    kept = pd.read_csv(TABLE).to_dict("records") if TABLE.is_file() else []
-    found = [row for fold in folds for row in compare(run, fold)]
-    write_table([row for row in kept if row["norm"] != given.norm] + found, TABLE)
+    update_table([row for fold in folds for row in compare(run, fold)], TABLE, "norm")
 
 
 def trained(profile: str, data: str) -> Run:
@@ -58,25 +54,23 @@ def trained(profile: str, data: str) -> Run:
 
 def compare(run: Run, number: int) -> list[dict[str, Any]]:
     """A row for each test case of a fold and each mode; a mode's first volume, which prepares kernels, is predicted twice."""
-    weights, test, rows = run.fold_folder(number) / "model.weights.h5", run.folds[number].test, []
+    folder, test, rows = run.fold_folder(number), run.folds[number].test, []
+    cases, volumes = [run.case(case) for case in test], run.prepared(test)
+    steps = read_json(folder / "fold.json")["epochs"] * run.profile.training.batches_per_epoch
+    made = {"steps": steps, "machine": machine()}
     for mode, changed in MODES.items():
-        profile = replace(run.profile, inference=replace(run.profile.inference, **changed, **SAME))
-        model, prepared = load_model(profile, weights), run.prepared(test)
-        predict_volume(model, prepared[0], profile)
-        for case, volume in zip(map(run.case, test), prepared, strict=True):
+        one_weight = replace(run.profile.inference, typical_doubt=0.0, **changed)
+        profile = replace(run.profile, inference=one_weight)
+        model = load_model(profile, folder / "model.weights.h5")
+        predict_volume(model, volumes[0], profile)
+        for case, volume in zip(cases, volumes, strict=True):
             begun = time.process_time()
             probabilities = predict_volume(model, volume, profile)
             took = time.process_time() - begun
             labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
             row = {"norm": profile.network.norm, "fold": number, "case": case.id, "mode": mode, **dice(case.labels, labels)}
-            rows.append({**row, "cpu_s": took, "steps": steps(run, number), "machine": machine()})
+            rows.append({**row, "cpu_s": took, **made})
     return rows
-
-
-def steps(run: Run, number: int) -> int:
-    """How many a fold was trained for."""
-    lines = (run.fold_folder(number) / "history.csv").read_text(encoding="utf-8").splitlines()
-    return (len(lines) - 1) * run.profile.training.batches_per_epoch
 
 
 if __name__ == "__main__":

@@ -57,10 +57,15 @@ def infection_weight(doubted: float, settings: Inference) -> float:
     """
     if not settings.typical_doubt:
         return settings.infection_weight
-    ratio = doubted / settings.typical_doubt
-    if ratio > UNKNOWN:
+    if is_unknown(doubted, settings):
         return 1.0
-    return settings.infection_weight * min(max(ratio**settings.doubt_power, 1 / AT_MOST), AT_MOST)
+    factor = (doubted / settings.typical_doubt) ** settings.doubt_power
+    return settings.infection_weight * min(max(factor, 1 / AT_MOST), AT_MOST)
+
+
+def is_unknown(doubted: float, settings: Inference) -> bool:
+    """Whether a scan is doubted as no infected one was; never so without a `typical_doubt`."""
+    return 0 < UNKNOWN * settings.typical_doubt < doubted
 
 
 def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Inference) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,10 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
-from covidlib.inference import CODE, Model, load_model, mean, predict_volume
-from covidlib.postprocessing import UNKNOWN, decide, doubt
+from covidlib.inference import CODE, load_model, mean, predict_volume
+from covidlib.postprocessing import decide, doubt, is_unknown
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
-from covidlib.profile import Preprocessing, Profile, profile_from
+from covidlib.profile import Inference, Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.runs import trained_weights
 from covidlib.scan import Scan, find_scans, read_scan
@@ -89,13 +89,8 @@ class Predictor:
         from tqdm import tqdm
 
         doubts: list[float] = []
-
-        def seen_by(model: Model) -> np.ndarray:
-            found = predict_volume(model, prepared, self.profile)
-            doubts.append(doubt(found))
-            return found
-
-        probabilities = mean(map(seen_by, tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)))
+        models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
+        probabilities = mean(_noting_doubt((predict_volume(model, prepared, self.profile) for model in models), doubts))
         doubted = sum(doubts) / len(doubts)
         labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference, doubted)
         return labels, probabilities, doubted
@@ -105,13 +100,8 @@ class Predictor:
         case = scan.case
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         unlike = [*_unlike_a_chest(case, labels, quantities, self.profile.preprocessing)]
-        unlike += self._unlike_covid(quantities, doubted)
+        unlike += _unlike_covid(quantities, doubted, self.profile.inference)
         return Prediction(case, labels, probabilities, doubted, quantities, scan.notes, (*scan.warnings, *unlike))
-
-    def _unlike_covid(self, found: Mapping[str, Any], doubted: float) -> Iterator[str]:
-        typical = self.profile.inference.typical_doubt
-        if typical and doubted > UNKNOWN * typical and found["infected_percent"] > 0:
-            yield f"the networks doubt the infection they mark ({doubted:.2f}; typical is {typical:.2f}): perhaps there is none"
 
 
 def predict_scans(
@@ -318,6 +308,20 @@ def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
             writer.writerows(rows.values())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); make room and call again: finished scans stay") from error
+
+
+def _noting_doubt(volumes: Iterable[np.ndarray], doubts: list[float]) -> Iterator[np.ndarray]:
+    """Each network's probabilities, handed on one by one; what each doubts is added to `doubts`."""
+    for probabilities in volumes:
+        doubts.append(doubt(probabilities))
+        yield probabilities
+
+
+def _unlike_covid(found: Mapping[str, Any], doubted: float, settings: Inference) -> Iterator[str]:
+    """Why there may be no infection at all."""
+    if is_unknown(doubted, settings) and found["infected_percent"] > 0:
+        told = f"{doubted:.2f}; typical is {settings.typical_doubt:.2f}"
+        yield f"the networks doubt the infection they mark ({told}): perhaps there is none"
 
 
 def _unlike_a_chest(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:
