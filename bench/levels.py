@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from unseen import dice, trained_run, unseen_cases, write_table
 
-from covidlib.inference import predict_volume
+from covidlib.inference import predict_mean
 from covidlib.postprocessing import INFECTION, decide, doubt
 from covidlib.runs import ROOT
 
@@ -24,9 +24,9 @@ def main() -> None:
     """Score every test case at every level, with both weights."""
     run, rows = trained_run(__doc__), []
     weights = {"one": replace(run.profile.inference, typical_doubt=0.0), "by doubt": run.profile.inference}
-    for fold, model, case, prepared in unseen_cases(run):
+    for fold, models, case, prepared in unseen_cases(run):
         for moved in MOVES:
-            probabilities = predict_volume(model, replace(prepared, image=prepared.image + np.float32(moved)), run.profile)
+            probabilities = predict_mean(models, replace(prepared, image=prepared.image + np.float32(moved)), run.profile)
             row = {"fold": fold, "case": case.id, "moved": moved, "doubt": doubt(probabilities)}
             for weight, settings in weights.items():
                 labels = decide(probabilities, case.labels.shape, case.spacing_mm, settings)

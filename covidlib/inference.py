@@ -74,23 +74,37 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     from tqdm import tqdm
 
     folder, fold = run.fold_folder(number), run.folds[number]
-    weights = folder / "model.weights.h5"
-    if not weights.is_file():
-        raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
-    settings = run.profile.as_dict()["inference"]
-    key = fingerprint([checksum(weights), settings, fold.test], *CODE)
+    settings, weights = run.profile.as_dict()["inference"], [checksum(file) for file in _fold_weights(run, number)]
+    key = fingerprint([weights, settings, fold.test], *CODE)
     made = {case: run.prediction(number, case) for case in fold.test}
     if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
         return made
     (folder / "predictions.json").unlink(missing_ok=True)  # until all are made, the files are of no one setting
-    model = load_model(run.profile, weights)
+    models = load_fold(run, number)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
-        probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
+        probabilities = predict_mean(models, run.prepared([case])[0], run.profile)
         labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference)
         save_labels(labels, original, made[case])
     write_json(folder / "predictions.json", key)
     return made
+
+
+def load_fold(run: Run, number: int) -> list[Model]:
+    """A fold's network, or two. DataError where they are not all trained."""
+    return [load_model(run.profile, file) for file in _fold_weights(run, number)]
+
+
+def _fold_weights(run: Run, number: int) -> list[Path]:
+    files = [folder / "model.weights.h5" for _, folder in run.networks(number)]
+    if not all(file.is_file() for file in files):
+        raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
+    return files
+
+
+def predict_mean(models: Iterable[Model], volume: Prepared, profile: Profile) -> np.ndarray:
+    """The mean of what several networks predict, see `predict_volume`."""
+    return mean(predict_volume(model, volume, profile) for model in models)
 
 
 def load_model(profile: Profile, file: Path) -> Model:
