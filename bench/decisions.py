@@ -28,10 +28,10 @@ def main() -> None:
     """Score every value on every test case; `report.decisions_markdown` says which the training cases of each fold choose."""
     run, rows = trained_run(__doc__), []
     for fold, models, case, prepared in unseen_cases(run):
-        probabilities = predict_mean(models, prepared, run.profile)
+        probabilities, doubted = predict_mean(models, prepared, run.profile)
         for setting, value in ((setting, value) for setting, values in TRIED.items() for value in values):
             settings = replace(run.profile.inference, **{setting: value})
-            labels = decide(probabilities, case.image.shape, case.spacing_mm, settings)
+            labels = decide(probabilities, case.image.shape, case.spacing_mm, settings, doubted)
             row = {"setting": setting, "value": float(value), "fold": fold, "case": case.id}
             rows.append({**row, **dice(case.labels, labels)})
     write_table(rows, TABLE)

@@ -65,7 +65,7 @@ def compare(run: Run, number: int) -> list[dict[str, Any]]:
         predict_mean(models, volumes[0], profile)
         for case, volume in zip(cases, volumes, strict=True):
             begun = time.process_time()
-            probabilities = predict_mean(models, volume, profile)
+            probabilities, _ = predict_mean(models, volume, profile)
             took = time.process_time() - begun
             labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
             row = {"norm": profile.network.norm, "fold": number, "case": case.id, "mode": mode, **dice(case.labels, labels)}

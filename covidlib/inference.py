@@ -19,7 +19,7 @@ from covidlib.engine import Engine, cores, has_gpu, in_half_precision
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.patches import Corner, crop, merge, windows
-from covidlib.postprocessing import decide
+from covidlib.postprocessing import decide, doubt
 from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
@@ -83,8 +83,8 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     models = load_fold(run, number)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
-        probabilities = predict_mean(models, run.prepared([case])[0], run.profile)
-        labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference)
+        probabilities, doubted = predict_mean(models, run.prepared([case])[0], run.profile)
+        labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference, doubted)
         save_labels(labels, original, made[case])
     write_json(folder / "predictions.json", key)
     return made
@@ -102,9 +102,18 @@ def _fold_weights(run: Run, number: int) -> list[Path]:
     return files
 
 
-def predict_mean(models: Iterable[Model], volume: Prepared, profile: Profile) -> np.ndarray:
-    """The mean of what several networks predict, see `predict_volume`."""
-    return mean(predict_volume(model, volume, profile) for model in models)
+def predict_mean(models: Iterable[Model], volume: Prepared, profile: Profile) -> tuple[np.ndarray, float]:
+    """Mean probabilities of several networks, see `predict_volume`, and the mean of each one's doubt, see `decide`."""
+    doubts: list[float] = []
+    probabilities = mean(_noting_doubt((predict_volume(model, volume, profile) for model in models), doubts))
+    return probabilities, sum(doubts) / len(doubts)
+
+
+def _noting_doubt(volumes: Iterable[np.ndarray], doubts: list[float]) -> Iterator[np.ndarray]:
+    """Each network's probabilities, handed on one by one; what each doubts is added to `doubts`."""
+    for probabilities in volumes:
+        doubts.append(doubt(probabilities))
+        yield probabilities
 
 
 def load_model(profile: Profile, file: Path) -> Model:
