@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from unseen import dice, trained_run, unseen_cases, write_table
 
-from covidlib.inference import predict_mean
+from covidlib.inference import predict_volume
 from covidlib.postprocessing import decide
 from covidlib.runs import ROOT
 
@@ -27,11 +27,11 @@ TRIED = {
 def main() -> None:
     """Score every value on every test case; `report.decisions_markdown` says which the training cases of each fold choose."""
     run, rows = trained_run(__doc__), []
-    for fold, models, case, prepared in unseen_cases(run):
-        probabilities, doubted = predict_mean(models, prepared, run.profile)
+    for fold, model, case, prepared in unseen_cases(run):
+        probabilities = predict_volume(model, prepared, run.profile)
         for setting, value in ((setting, value) for setting, values in TRIED.items() for value in values):
             settings = replace(run.profile.inference, **{setting: value})
-            labels = decide(probabilities, case.image.shape, case.spacing_mm, settings, doubted)
+            labels = decide(probabilities, case.image.shape, case.spacing_mm, settings)
             row = {"setting": setting, "value": float(value), "fold": fold, "case": case.id}
             rows.append({**row, **dice(case.labels, labels)})
     write_table(rows, TABLE)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from covidlib.dataset import Case
 from covidlib.files import whole_file
-from covidlib.inference import Model, load_fold
+from covidlib.inference import load_model
 from covidlib.metrics import score
 from covidlib.preprocessing import Prepared
 from covidlib.runs import Run, open_run
@@ -25,12 +25,12 @@ def trained_run(about: str | None) -> Run:
     return open_run(given.profile, given.data)
 
 
-def unseen_cases(run: Run) -> Iterator[tuple[int, list[Model], Case, Prepared]]:
-    """Fold, its networks, and each of its test cases as stored and prepared."""
+def unseen_cases(run: Run) -> Iterator[tuple[int, Any, Case, Prepared]]:
+    """Fold, its network, and each of its test cases as stored and prepared."""
     for fold in run.folds:
-        models = load_fold(run, fold.number)
+        model = load_model(run.profile, run.fold_folder(fold.number) / "model.weights.h5")
         for case, prepared in zip(map(run.case, fold.test), run.prepared(fold.test), strict=True):
-            yield fold.number, models, case, prepared
+            yield fold.number, model, case, prepared
 
 
 def dice(truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:

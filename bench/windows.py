@@ -14,7 +14,7 @@ from typing import Any
 from unseen import dice, update_table
 
 from covidlib.files import read_json
-from covidlib.inference import load_fold, predict_mean
+from covidlib.inference import load_model, predict_volume
 from covidlib.postprocessing import decide
 from covidlib.runs import ROOT, Run, machine, open_run
 
@@ -61,11 +61,11 @@ def compare(run: Run, number: int) -> list[dict[str, Any]]:
     for mode, changed in MODES.items():
         one_weight = replace(run.profile.inference, typical_doubt=0.0, **changed)
         profile = replace(run.profile, inference=one_weight)
-        models = load_fold(replace(run, profile=profile), number)
-        predict_mean(models, volumes[0], profile)
+        model = load_model(profile, folder / "model.weights.h5")
+        predict_volume(model, volumes[0], profile)
         for case, volume in zip(cases, volumes, strict=True):
             begun = time.process_time()
-            probabilities, _ = predict_mean(models, volume, profile)
+            probabilities = predict_volume(model, volume, profile)
             took = time.process_time() - begun
             labels = decide(probabilities, case.image.shape, case.spacing_mm, profile.inference)
             row = {"norm": profile.network.norm, "fold": number, "case": case.id, "mode": mode, **dice(case.labels, labels)}

@@ -198,7 +198,7 @@ def _train(given: argparse.Namespace) -> None:
 
     run = reopen_run(given.run)
     for number in given.folds or range(len(run.folds)):
-        history = train_fold(run, number, say_progress, given.workers)
+        history = train_fold(run, number, lambda rows: say_progress(rows, run.profile.training.epochs), given.workers)
         sys.stdout.write(f"fold {number}: loss {history[-1]['loss']:.3f} after {history[-1]['minutes']:.1f} minutes\n")
 
 

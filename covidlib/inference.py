@@ -19,7 +19,7 @@ from covidlib.engine import Engine, cores, has_gpu, in_half_precision
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.patches import Corner, crop, merge, windows
-from covidlib.postprocessing import decide, doubt
+from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Inference, Network, Profile
 from covidlib.runs import Run
@@ -74,46 +74,23 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     from tqdm import tqdm
 
     folder, fold = run.fold_folder(number), run.folds[number]
-    settings, weights = run.profile.as_dict()["inference"], [checksum(file) for file in _fold_weights(run, number)]
-    key = fingerprint([weights, settings, fold.test], *CODE)
+    weights = folder / "model.weights.h5"
+    if not weights.is_file():
+        raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
+    settings = run.profile.as_dict()["inference"]
+    key = fingerprint([checksum(weights), settings, fold.test], *CODE)
     made = {case: run.prediction(number, case) for case in fold.test}
     if read_json(folder / "predictions.json") == key and all(path.is_file() for path in made.values()):
         return made
     (folder / "predictions.json").unlink(missing_ok=True)  # until all are made, the files are of no one setting
-    models = load_fold(run, number)
+    model = load_model(run.profile, weights)
     for case in tqdm(fold.test, f"predicting fold {number}", disable=None, leave=False):
         original = run.case(case)
-        probabilities, doubted = predict_mean(models, run.prepared([case])[0], run.profile)
-        labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference, doubted)
+        probabilities = predict_volume(model, run.prepared([case])[0], run.profile)
+        labels = decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference)
         save_labels(labels, original, made[case])
     write_json(folder / "predictions.json", key)
     return made
-
-
-def load_fold(run: Run, number: int) -> list[Model]:
-    """A fold's network, or two. DataError where they are not all trained."""
-    return [load_model(run.profile, file) for file in _fold_weights(run, number)]
-
-
-def _fold_weights(run: Run, number: int) -> list[Path]:
-    files = [folder / "model.weights.h5" for _, folder in run.networks(number)]
-    if not all(file.is_file() for file in files):
-        raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")
-    return files
-
-
-def predict_mean(models: Iterable[Model], volume: Prepared, profile: Profile) -> tuple[np.ndarray, float]:
-    """Mean probabilities of several networks, see `predict_volume`, and the mean of each one's doubt, see `decide`."""
-    doubts: list[float] = []
-    probabilities = mean(_noting_doubt((predict_volume(model, volume, profile) for model in models), doubts))
-    return probabilities, sum(doubts) / len(doubts)
-
-
-def _noting_doubt(volumes: Iterable[np.ndarray], doubts: list[float]) -> Iterator[np.ndarray]:
-    """Each network's probabilities, handed on one by one; what each doubts is added to `doubts`."""
-    for probabilities in volumes:
-        doubts.append(doubt(probabilities))
-        yield probabilities
 
 
 def load_model(profile: Profile, file: Path) -> Model:

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
-from covidlib.inference import CODE, load_model, predict_mean
-from covidlib.postprocessing import decide, is_unknown
+from covidlib.inference import CODE, load_model, mean, predict_volume
+from covidlib.postprocessing import decide, doubt, is_unknown
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Inference, Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
@@ -88,8 +88,10 @@ class Predictor:
         """Labels, mean probabilities and doubt, as in Prediction, of a case `prepared` by the profile's preprocessing."""
         from tqdm import tqdm
 
+        doubts: list[float] = []
         models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
-        probabilities, doubted = predict_mean(models, prepared, self.profile)
+        probabilities = mean(_noting_doubt((predict_volume(model, prepared, self.profile) for model in models), doubts))
+        doubted = sum(doubts) / len(doubts)
         labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference, doubted)
         return labels, probabilities, doubted
 
@@ -306,6 +308,13 @@ def _put_row(path: Path, name: str, row: Mapping[str, Any] | None) -> None:
             writer.writerows(rows.values())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); make room and call again: finished scans stay") from error
+
+
+def _noting_doubt(volumes: Iterable[np.ndarray], doubts: list[float]) -> Iterator[np.ndarray]:
+    """Each network's probabilities, handed on one by one; what each doubts is added to `doubts`."""
+    for probabilities in volumes:
+        doubts.append(doubt(probabilities))
+        yield probabilities
 
 
 def _unlike_covid(found: Mapping[str, Any], doubted: float, settings: Inference) -> Iterator[str]:

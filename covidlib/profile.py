@@ -160,7 +160,6 @@ class Training:
     stop_patience: int = _number(100, 1, 100000)
     weights: str = _choice("best", "last")  # predicted with: those of the best training loss, or the last
     average_momentum: float = _number(0.0, 0, 0.9999)  # above 0: predict with a running mean of the weights over the steps
-    second_epochs: int = _number(0, 0, 100000)  # above 0: as many for a second network of each fold; their mean predicts
 
 
 @dataclass(frozen=True)
@@ -215,15 +214,6 @@ class Profile:
                 f"profile {self.name}: training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to "
                 f"training.epochs ({training.epochs}), with schedule cosine or polynomial, weights last and average_momentum 0"
             )
-
-    @property
-    def networks(self) -> "tuple[Profile, ...]":
-        """The settings of each network of a fold: one, and with `second_epochs` another of the next seed, in one cycle."""
-        first = dataclasses.replace(self, training=dataclasses.replace(self.training, second_epochs=0))
-        if not self.training.second_epochs:
-            return (first,)
-        one_cycle = dataclasses.replace(first.training, epochs=self.training.second_epochs, cycle_epochs=())
-        return first, dataclasses.replace(first, seed=self.seed + 1, training=one_cycle)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""

@@ -54,7 +54,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
     if not (folder / "manifest.json").is_file():
         return "No run of this profile is stored yet.\n"
     scores = pd.read_csv(folder / "scores.csv")
-    histories = {path.stem.rpartition("_")[2]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*[0-9].csv"))}
+    histories = {path.stem.rpartition("_")[2]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
     for name, figure in (("cases", figures.case_dots(scores)), ("figure4", figures.loss_course(histories))):
         figures.keep(figure, pictures / f"surrogate_{name}")
     shown = [picture(name, *told) for name, told in PICTURES.items() if (pictures / name).is_file()]
@@ -80,18 +80,13 @@ def scores_in_short(folder: Path) -> str:
 def provenance(manifest: Mapping[str, Any]) -> str:
     """Data, profile, seed, machine and minutes of a run in one paragraph."""
     folds = manifest["folds"]
-    minutes = ", ".join(f"fold {number}: {_took(fold)}" for number, fold in folds.items())
+    minutes = ", ".join(f"fold {number}: {fold['minutes']:.0f} min ({fold['epochs']} epochs)" for number, fold in folds.items())
     planned = profile_from(manifest["profile"]).folds.number
     tested = "the folds run so far: " if len(folds) < planned else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
         f"Machine: {manifest['machine']}. Training time, on machines that other work shared, {tested}{minutes}."
     )
-
-
-def _took(fold: Mapping[str, Any]) -> str:
-    networks = [fold, *([fold["second"]] if "second" in fold else [])]
-    return " and ".join(f"{one['minutes']:.0f} min ({one['epochs']} epochs)" for one in networks)
 
 
 def means_markdown(scores: "pd.DataFrame") -> str:

@@ -2,7 +2,6 @@
 
 runs/<profile>/prepared/<case>.npz
                fold_<k>/{model.weights.h5, history.csv, fold.json, checkpoint.*, tensorboard/, predictions/<case>.nii.gz}
-               fold_<k>_second/ (with `training.second_epochs`: weights, history and so on of a second network)
                scores.csv  manifest.json  tables/  figures/  notebooks/ (executed)
 """
 
@@ -48,11 +47,6 @@ class Run:
         if not 0 <= number < len(self.folds):
             raise DataError(f"fold {number}: no such fold; allowed: 0 to {len(self.folds) - 1}")
         return self.folder / f"fold_{number}"
-
-    def networks(self, number: int) -> list[tuple[Profile, Path]]:
-        """Settings and folder of each network of a fold: of one, or of two."""
-        folder = self.fold_folder(number)
-        return list(zip(self.profile.networks, (folder, folder.with_name(f"{folder.name}_second")), strict=False))
 
     def prediction(self, number: int, case: str) -> Path:
         """Predicted labels of a test case of a fold."""
@@ -140,14 +134,14 @@ def reopen_run(folder: str | Path) -> Run:
 
 
 def trained_weights(folder: Path) -> list[Path]:
-    """Weights of the folds trained in a run's folder, in order, of each its first network; not what lies in fold_<k>.previous."""
+    """Weights of the folds trained in a run's folder, in order; not those that lie aside in fold_<k>.previous."""
     files = {path.parent.name.removeprefix("fold_"): path for path in Path(folder).glob("fold_*/model.weights.h5")}
     return [files[number] for number in sorted(filter(str.isdigit, files), key=int)]
 
 
 def write_manifest(run: Run) -> dict[str, Any]:
     """Write and return manifest.json: versions, machine, seed, minutes of each fold, profile, checksums of the images."""
-    folds = {fold.number: _took(run, fold.number) for fold in run.folds}
+    folds = {fold.number: read_json(run.fold_folder(fold.number) / "fold.json") for fold in run.folds}
     manifest = {
         "profile": run.profile.as_dict(),
         "seed": run.profile.seed,
@@ -160,12 +154,6 @@ def write_manifest(run: Run) -> dict[str, Any]:
     }
     write_json(run.folder / "manifest.json", manifest)
     return manifest
-
-
-def _took(run: Run, number: int) -> dict[str, Any]:
-    """A fold's fold.json, under "second" that of its second network; empty while one of them is not trained."""
-    first, *others = (read_json(folder / "fold.json") for _, folder in run.networks(number))
-    return {**first, **({"second": others[0]} if others else {})} if first and all(others) else {}
 
 
 def data_name(run: Run) -> str:

@@ -21,8 +21,8 @@ def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv and history_fold_<k>_second.csv (a row per epoch); and what needs the scans: quantities.csv
-    (`quantify_fold`), confusion.csv (`confusion_fold`) and the `pictures`.
+    history_fold_<k>.csv (a row per epoch); and what needs the scans: quantities.csv (`quantify_fold`), confusion.csv
+    (`confusion_fold`) and the `pictures`.
 
     Raises:
         DataError: the run has not been evaluated yet.
@@ -32,8 +32,7 @@ def store_results(run: Run, folder: Path) -> Path:
     from covidlib.quantification import quantify_fold
 
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    histories = [folder / "history.csv" for fold in run.folds for _, folder in run.networks(fold.number)]
-    files |= {path: f"history_{path.parent.name}.csv" for path in histories if path.is_file()}
+    files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_*[0-9]/history.csv"))}
     for source, name in files.items():
         if not source.is_file():
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")

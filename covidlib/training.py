@@ -23,11 +23,12 @@ from covidlib.runs import Run, commit, machine, versions
 
 CODE = ("augmentation", "batches", "losses", "network", "patches", "training")
 log = logging.getLogger("covidlib")
-OnEpoch = Callable[[list[dict[str, float]], int], None]
 
 
-def train_fold(run: Run, number: int, on_epoch: OnEpoch | None = None, workers: int = 1) -> list[dict[str, float]]:
-    """Train a fold's network, and the second if there is one; or go on with them, or return what is there.
+def train_fold(
+    run: Run, number: int, on_epoch: Callable[[list[dict[str, float]]], None] | None = None, workers: int = 1
+) -> list[dict[str, float]]:
+    """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
     fold_<k>.previous and training begins anew. A fold of fewer cycles (`training.cycle_epochs`) goes on from where it is.
@@ -35,26 +36,21 @@ def train_fold(run: Run, number: int, on_epoch: OnEpoch | None = None, workers: 
     Args:
         run: the run.
         number: the fold.
-        on_epoch: called after each epoch with the network's history and how many epochs it will have, for live curves.
+        on_epoch: called with the history after each epoch, for live curves.
         workers: processes that make batches; the batches are the same for any number.
 
     Returns:
-        history of the first network: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_...,
-        learning_rate, minutes).
+        history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
     """
-    return [_train(run, number, *network, on_epoch, workers) for network in run.networks(number)][0]
-
-
-def _train(
-    run: Run, number: int, profile: Profile, folder: Path, on_epoch: OnEpoch | None, workers: int
-) -> list[dict[str, float]]:
-    fold, keys = run.folds[number], _keys(run, number, profile)
+    folder = run.fold_folder(number)
+    keys = _keys(run, number)
     state = _state(folder, keys)
-    if _complete(state, profile.training):
+    if _complete(state, run.profile.training):
         return state["history"]
+    fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
-    model = compiled_network(profile)
-    history = fit(model, train, test, profile, folder, keys[-1], on_epoch, workers)
+    model = compiled_network(run.profile)
+    history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
     took = {"epochs": len(history), "minutes": history[-1]["minutes"], "commit": commit(), "machine": machine()}
     write_json(folder / "fold.json", {**took, "versions": versions(), "test": fold.test})
     return history
@@ -84,7 +80,7 @@ def fit(
     profile: Profile,
     folder: Path,
     key: str = "",
-    on_epoch: OnEpoch | None = None,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
     workers: int = 1,
 ) -> list[dict[str, float]]:
     """Fit `model` on the cases of `train`, watching crops of `test`; continue from the checkpoint in `folder` if there is one.
@@ -154,7 +150,7 @@ def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
 class Keeper(keras.callbacks.Callback):
     """Sets each epoch's learning rate, and keeps weights, optimizer, schedule and history on disk after each epoch."""
 
-    def __init__(self, folder: Path, settings: Training, key: str, on_epoch: OnEpoch | None):
+    def __init__(self, folder: Path, settings: Training, key: str, on_epoch: Callable | None):
         """`key` is written into the checkpoint: what made it."""
         super().__init__()
         self.folder, self.settings, self.on_epoch = Path(folder), settings, on_epoch
@@ -212,7 +208,7 @@ class Keeper(keras.callbacks.Callback):
         _write_history(self.folder, self.state["history"])
         self.model.stop_training = bool(self.state["stop"])
         if self.on_epoch:
-            self.on_epoch(self.state["history"], self.settings.epochs)
+            self.on_epoch(self.state["history"])
 
     def close(self, model: keras.Model) -> None:
         """Put the kept weights into the model and beside the history, without the optimizer; drop the checkpoint."""
@@ -229,9 +225,9 @@ class Keeper(keras.callbacks.Callback):
         return self.folder / f"checkpoint-{epoch:04d}.weights.h5"
 
 
-def _keys(run: Run, number: int, profile: Profile) -> list[str]:
+def _keys(run: Run, number: int) -> list[str]:
     """What makes the fold, if training ends with its first cycle, the second, and so on; the last is the whole."""
-    settings = profile.as_dict()
+    settings = run.profile.as_dict()
     fold = run.folds[number]
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]

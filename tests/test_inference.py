@@ -12,9 +12,8 @@ from covidlib import inference
 from covidlib.dataset import IMAGES, load_case, save_labels
 from covidlib.errors import DataError
 from covidlib.files import checksum
-from covidlib.inference import bytes_per_voxel, load_fold, load_model, predict_fold, predict_volume, tiles
+from covidlib.inference import bytes_per_voxel, load_model, predict_fold, predict_volume, tiles
 from covidlib.network import build_network
-from covidlib.postprocessing import decide
 from covidlib.preprocessing import Prepared, labels_on_grid, prepare
 from covidlib.profile import Inference, Network, Patches, Preprocessing, Profile
 from covidlib.runs import open_run
@@ -227,29 +226,6 @@ def test_predictions_repeat_bit_for_bit(copied):
     first = {case: checksum(path) for case, path in predict_fold(run, 0).items()}
     os.remove(run.fold_folder(0) / "predictions.json")
     assert {case: checksum(path) for case, path in predict_fold(run, 0).items()} == first
-
-
-def test_of_two_networks_the_mean_is_judged(copied):
-    run, folder = copied({"training.second_epochs": 1}), copied().fold_folder(0)
-    shutil.copytree(folder, folder.with_name("fold_0_second"))
-    build_network(run.profile.network, 7).save_weights(folder.with_name("fold_0_second") / "model.weights.h5")
-    case = run.folds[0].test[0]
-    volume, original = run.prepared([case])[0], run.case(case)
-    one, other = (predict_volume(model, volume, run.profile) for model in load_fold(run, 0))
-    predict_fold(run, 0)
-    expected = [
-        decide(probabilities, original.image.shape, original.spacing_mm, run.profile.inference)
-        for probabilities in ((one + other) / 2, one)
-    ]
-    np.testing.assert_array_equal(run.predicted_labels(0, case), expected[0])
-    assert (expected[0] != expected[1]).any()
-    predict_fold(copied(), 0)
-    np.testing.assert_array_equal(run.predicted_labels(0, case), expected[1])
-
-
-def test_a_fold_whose_second_network_is_missing_is_not_trained(copied):
-    with pytest.raises(DataError, match="fold 0: not trained; run notebook 04_training with fold = 0"):
-        predict_fold(copied({"training.second_epochs": 1}), 0)
 
 
 def test_predicting_a_fold_that_is_not_trained_says_so(copied):

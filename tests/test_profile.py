@@ -176,14 +176,6 @@ def test_a_profile_made_in_code_is_checked_too():
         Profile(patches=Patches(shape_vox=(20, 16, 16)), inference=Inference(window_shape_vox=(16, 16, 16)))
 
 
-def test_a_second_network_has_the_next_seed_and_one_cycle():
-    cycles = {"training.epochs": 5, "training.cycle_epochs": [3, 2], "training.schedule": "cosine", "training.weights": "last"}
-    first, second = load_profile("surrogate", {**cycles, "seed": 4, "training.second_epochs": 2}).networks
-    assert (first,) == load_profile("surrogate", {**cycles, "seed": 4, "training.second_epochs": 0}).networks
-    alone = {"seed": 5, "training.epochs": 2, "training.cycle_epochs": [], "training.second_epochs": 0}
-    assert second == load_profile("surrogate", {**cycles, **alone})
-
-
 def test_a_profile_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Profile().seed = 1

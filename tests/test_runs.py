@@ -115,13 +115,6 @@ def test_the_manifest_says_what_made_the_numbers(tiny_yaml, tiny_folder, tmp_pat
     assert {"python", "keras", "numpy"} <= set(manifest["versions"])
 
 
-def test_a_fold_of_two_networks_is_in_the_manifest_when_both_are_trained(tiny_yaml, tiny_folder, tmp_path):
-    run = open_run(tiny_yaml, tiny_folder, tmp_path, {"training.second_epochs": 2})
-    for folder, minutes in (("fold_0", 1), ("fold_1", 2), ("fold_1_second", 3)):
-        write_json(tmp_path / folder / "fold.json", {"minutes": minutes})
-    assert write_manifest(run)["folds"] == {"1": {"minutes": 2, "second": {"minutes": 3}}}
-
-
 @pytest.mark.parametrize(
     ("file", "name"),
     [("phantom.json", "phantoms (synthetic chests)"), ("manifest.csv", "8-bit surrogate of COVID-19-CT-Seg"), (None, "my_scans")],

@@ -1,7 +1,6 @@
 """A finished run's small files are copied; weights in half precision predict the same and take half the room."""
 
 import shutil
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -65,15 +64,6 @@ def test_store_copies_scores_histories_and_settings_and_draws_what_needs_the_sca
     names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
     assert {path.name for path in stored.iterdir()} == names | {"quantities.csv", "confusion.csv"}
     assert (stored / "history_fold_0.csv").read_text() == (evaluated.folder / "fold_0" / "history.csv").read_text()
-
-
-def test_a_second_network_leaves_its_history_but_is_not_shipped(evaluated, tmp_path):
-    shutil.copytree(evaluated.folder / "fold_0", evaluated.folder / "fold_0_second")
-    second = replace(evaluated.profile, training=replace(evaluated.profile.training, second_epochs=1))
-    run = replace(evaluated, profile=second)
-    write_manifest(run)
-    assert (store_results(run, tmp_path / "stored") / "history_fold_0_second.csv").is_file()
-    assert [path.parent.name for path in export_weights(run, tmp_path / "weights")] == ["fold_0"]
 
 
 def test_settings_or_folds_that_were_not_evaluated_are_not_stored(evaluated, tmp_path):

@@ -18,7 +18,6 @@ from covidlib import training
 from covidlib.batches import Batches
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.inference import load_model, predict_volume
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Training, load_profile
 from covidlib.runs import ROOT, open_run, reopen_run
@@ -170,9 +169,9 @@ def check_same(one, other):
 
 def test_the_same_seed_repeats_bit_for_bit(tmp_path, tiny_volumes, tiny_profile, unbroken):
     seen = []
-    again = tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path, lambda history, epochs: seen.append((len(history), epochs)))
+    again = tiny_fit(tiny_volumes, tiny_profile(LONG), tmp_path, lambda history: seen.append(len(history)))
     check_same(again, unbroken)
-    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert seen == [1, 2, 3, 4, 5]
 
 
 class Stopped(Exception):
@@ -306,33 +305,6 @@ def test_a_fold_made_by_something_else_is_moved_aside(copied, monkeypatch, caplo
     assert (folder.with_name("fold_0.previous") / "model.weights.h5").read_bytes() == weights
     assert not (folder / "model.weights.h5").exists()
     assert "fold_0: settings, data or code changed" in caplog.text and "fold_0.previous" in caplog.text
-
-
-SECOND = {"training.second_epochs": 2}
-
-
-def test_a_second_network_is_trained_as_the_next_seed_s_beside_the_first(copied, tmp_path, tiny_yaml):
-    run = copied(SECOND)
-    first, seen = (run.fold_folder(0) / "model.weights.h5").read_bytes(), []
-    history = train_fold(run, 0, lambda rows, epochs: seen.append((len(rows), epochs)))
-    assert seen == [(1, 2), (2, 2)]  # the first lay there, and stays as it is
-    assert len(history) == 3 and (run.fold_folder(0) / "model.weights.h5").read_bytes() == first
-    alone = open_run(tiny_yaml, run.data, tmp_path / "alone", {"seed": run.profile.seed + 1, "training.epochs": 2})
-    train_fold(alone, 0)
-    second = run.folder / "fold_0_second"
-    models = [load_model(run.profile, folder / "model.weights.h5") for folder in (second, alone.fold_folder(0))]
-    volume = run.prepared(run.folds[0].test[:1])[0]
-    np.testing.assert_array_equal(*(predict_volume(model, volume, run.profile) for model in models))
-    assert read_json(second / "fold.json")["epochs"] == 2
-
-
-def test_neither_network_is_trained_again(copied, monkeypatch):
-    train_fold(copied(SECOND), 0)
-    monkeypatch.setattr(training, "fit", no_fit)
-    assert len(train_fold(copied(SECOND), 0)) == len(train_fold(copied(), 0)) == 3
-    with pytest.raises(AssertionError, match="trained again"):
-        train_fold(copied({"training.second_epochs": 1}), 0)
-    assert {path.name for path in copied().folder.glob("fold_0*")} == {"fold_0", "fold_0_second.previous"}
 
 
 def test_no_such_fold(trained_run):
