@@ -17,8 +17,6 @@ from covidlib.runs import ROOT
 TABLE = ROOT / "results" / "decisions.csv"
 TRIED = {
     "infection_weight": (1.0, 1.5, 2.0, 3.0, 4.0, 8.0),
-    "typical_doubt": (0.0, 0.09, 0.1, 0.115, 0.13, 0.15),
-    "doubt_power": (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
     "smallest_infection_ml": (0.0, 0.1, 0.3, 1.0, 3.0),
     "two_lungs": (False, True),
 }

@@ -3,26 +3,31 @@
     python bench/measured.py FOLDER         writes them there; `python -m covidlib book` does it
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covidlib.book import RESULTS
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
 from covidlib.report import markdown_table, picture, three
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 GROWTH = (  # what to look for, caption
     "How does it grow? A straight line in {} is proportional; memory that stays flat does not depend on the number of scans.",
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
 )
 
-WEIGHTS = {"one": "one weight for all", "by doubt": "weight by doubt"}
+SEEDS = {"run": "as stored", "other seed": "another seed, 4,000 steps", "mean": "mean of both"}
 DOUBT = (
-    "In {} the grey dots fall from left to right.",
-    "Infection marked, as a multiple of the true infection, against the doubt of each scan",
+    "In {} a dot is a scan; on the line as much is marked as there is.",
+    "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
 )
+TYPICAL_WEIGHT, POWERS = 2.0, range(7)
 
 
 def main(folder: Path) -> None:
@@ -30,8 +35,6 @@ def main(folder: Path) -> None:
     decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
     texts = {
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
-        "doubt_power.md": decisions_markdown(decided, "doubt_power"),
-        "typical_doubt.md": decisions_markdown(decided, "typical_doubt"),
         "two_lungs.md": decisions_markdown(decided, "two_lungs"),
         "specks.md": decisions_markdown(decided, "smallest_infection_ml"),
         "costs.md": costs_markdown(Path(__file__).with_name("results.json"), folder),
@@ -39,7 +42,7 @@ def main(folder: Path) -> None:
         "options_fine.md": options_markdown(RESULTS / "options_fine.csv"),
         "windows.md": windows_markdown(RESULTS / "windows.csv"),
         "levels.md": levels_markdown(RESULTS / "levels.csv"),
-        "doubt.md": doubt_markdown(RESULTS / "levels.csv", folder),
+        "seeds.md": seeds_markdown(RESULTS / "seeds.csv", folder),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
@@ -171,21 +174,21 @@ def levels_markdown(file: Path) -> str:
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
     empty, rows = rows[rows["case"] == NEARLY_EMPTY], rows[rows["case"] != NEARLY_EMPTY]
-    infection = rows.pivot_table("infection", ["moved", "case"], "weight")
-    lines = []
-    for moved, group in infection.groupby("moved"):
-        worst = group.droplevel("moved").sub(infection.loc[0.0]).min()
-        cells = [three(group[weight].mean()) + (f" ({worst[weight]:+.2f})" if moved else "") for weight in WEIGHTS]
-        lines.append((f"{moved:+.2f}" if moved else "0", three(rows[rows["moved"] == moved]["doubt"].median()), *cells))
-    head = ("grey moved by", "median doubt", *(f"infection, {name}" for name in WEIGHTS.values()))
-    said = f"Mean Dice over {rows['case'].nunique()} cases; in brackets what a single case lost at most:"
-    doubts, other = rows[rows["moved"] == 0]["doubt"], empty[empty["moved"] == 0]["doubt"].max()
-    range_ = f"As they are, they are doubted by {doubts.min():.2f} to {doubts.max():.2f}; `{NEARLY_EMPTY}` by {other:.2f}."
-    return f"{said}\n\n{markdown_table(head, lines)}\n{range_}\n"
+    infection, doubts = (rows.pivot(index="case", columns="moved", values=name) for name in ("infection", "doubt"))
+    lost = infection.sub(infection[0.0], axis=0).min()
+    lines = [
+        (f"{moved:+.2f}" if moved else "0", three(doubts[moved].median()), three(infection[moved].mean()), f"{lost[moved]:+.2f}")
+        for moved in infection
+    ]
+    head = ("grey moved by", "median doubt", "mean infection Dice", "what a single case lost at most")
+    usual, other = doubts[0.0], empty[empty["moved"] == 0]["doubt"].max()
+    said = f"As they are, they are doubted by {usual.min():.2f} to {usual.max():.2f}; `{NEARLY_EMPTY}` by {other:.2f}."
+    return f"Of {len(infection)} cases:\n\n{markdown_table(head, lines)}\n{said}\n"
 
 
-def doubt_markdown(file: Path, pictures: Path) -> str:
-    """What is marked of each scan's infection against its doubt, as a picture drawn into `pictures`; of scans as they are."""
+def seeds_markdown(file: Path, pictures: Path) -> str:
+    """What the networks of two seeds mark, alone and in a mean, and whether doubt tells how, from the file that bench/seeds.py
+    writes. Draws what is marked against doubt into `pictures`."""
     import pandas as pd
 
     from covidlib import figures
@@ -194,12 +197,47 @@ def doubt_markdown(file: Path, pictures: Path) -> str:
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
-    rows = rows[(rows["case"] != NEARLY_EMPTY) & (rows["moved"] == 0)]
-    doubts, marked = rows.groupby("case")["doubt"].first(), rows.pivot(index="case", columns="weight", values="marked")
-    shares = {name: marked[weight].tolist() for weight, name in WEIGHTS.items()}
-    figures.doubt_chart(doubts.tolist(), shares).savefig(pictures / "doubt.svg", bbox_inches="tight")
-    ranks = [f"{marked[weight].corr(doubts, 'spearman'):+.2f} with {name}" for weight, name in WEIGHTS.items()]
-    return picture("doubt.svg", *DOUBT) + f"\n\nRank correlation over {len(doubts)} cases: {', '.join(ranks)}.\n"
+    rows, lines, drawn = rows[rows["case"] != NEARLY_EMPTY], [], {}
+    for name, said in SEEDS.items():
+        group = rows[rows["networks"] == name]
+        dice, marked = (group.pivot(index=["fold", "case"], columns="weight", values=value) for value in ("infection", "marked"))
+        doubts = group.groupby(["fold", "case"])["doubt"].first()
+        drawn[said] = (doubts.tolist(), marked[TYPICAL_WEIGHT].tolist())
+        lungs = group[group["weight"] == TYPICAL_WEIGHT][["left_lung", "right_lung"]].mean().mean()
+        shares = (lungs, dice[TYPICAL_WEIGHT].mean(), by_doubt(dice, doubts).mean(), dice.max(axis=1).mean())
+        rank, range_ = marked[TYPICAL_WEIGHT].corr(doubts, "spearman"), f"{doubts.min():.2f} to {doubts.max():.2f}"
+        lines.append((said, f"{doubts.median():.2f} ({range_})", f"{rank:+.2f}", *map(three, shares)))
+    del drawn[SEEDS["mean"]]
+    figures.doubt_chart(drawn).savefig(pictures / "doubt.svg", bbox_inches="tight")
+    head = ("networks", "doubt, median", "rank correlation", "lungs", "infection, weight 2", "by doubt", "each its best")
+    return f"{picture('doubt.svg', *DOUBT)}\n\nMeans over {len(dice)} cases:\n\n{markdown_table(head, lines)}"
+
+
+def by_doubt(dice: "pd.DataFrame", doubts: "pd.Series") -> "pd.Series":
+    """Dice of each case if infection weighs `TYPICAL_WEIGHT` times (doubt / median doubt) to a power, the nearest weight tried.
+
+    Args:
+        dice: fold and case x weight.
+        doubts: fold and case.
+
+    Median and power are those of the other folds' cases.
+    """
+    import pandas as pd
+
+    folds, found = dice.index.get_level_values("fold"), []
+    for fold in folds.unique():
+        others = folds != fold
+        typical = doubts[others].median()
+        power = max(POWERS, key=lambda power: _ruled(dice[others], doubts[others] / typical, power).mean())
+        found.append(_ruled(dice[~others], doubts[~others] / typical, power))
+    return pd.concat(found)
+
+
+def _ruled(dice: "pd.DataFrame", doubted: "pd.Series", power: int) -> "pd.Series":
+    """The Dice of each row at the tried weight that is nearest, in proportion, to `TYPICAL_WEIGHT` times doubted ** power."""
+    wanted = TYPICAL_WEIGHT * doubted**power
+    nearest = {case: min(dice.columns, key=lambda weight: abs(math.log(weight / wanted[case]))) for case in dice.index}
+    return dice.apply(lambda row: row[nearest[row.name]], axis=1)
 
 
 def costs_markdown(file: Path, pictures: Path) -> str:

@@ -423,11 +423,11 @@ def growth_chart(growth: Mapping[str, Sequence[tuple[float, float, float]]]) -> 
     return figure
 
 
-def doubt_chart(doubts: Sequence[float], marked: Mapping[str, Sequence[float]]) -> Figure:
-    """Infection marked by true infection against doubt, a dot a scan, for two ways of deciding; on the line it is as much."""
+def doubt_chart(marked: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Infection marked by true infection against doubt (doubts, shares by name), a dot a scan; on the line it is as much."""
     figure, axes = _figure(1, 1, 3.4)
     axes.axhline(1, color=GREY, linewidth=0.8)
-    for (name, shares), style, color in zip(marked.items(), ("o", "s"), (GREY, COLORS[2]), strict=True):
+    for (name, (doubts, shares)), style, color in zip(marked.items(), ("o", "s"), (COLORS[1], ORANGE), strict=True):
         axes.plot(doubts, shares, style, color=color, alpha=0.8, label=name)
     axes.set(xlabel="doubt", ylabel="infection marked, true = 1", yscale="log")
     axes.set_yticks([0.5, 1, 2], labels=["0.5", "1", "2"])

@@ -8,7 +8,6 @@ from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
 LUNGS, INFECTION = (1, 2), 3
-AT_MOST = 4.0  # times more or less than `infection_weight` may doubt make it
 UNKNOWN = 2.5  # times the typical doubt: more than any infected scan had
 EXACT = 4_000_000  # voxels
 
@@ -25,16 +24,17 @@ def decide(
     Args:
         probabilities: float32 (x, y, z, 4).
         shape, spacing_mm: of the scan.
-        settings: see `infection_weight` and `drop_specks`.
+        settings: see `drop_specks`. `infection_weight` moves the limit from which a voxel counts as infected: Dice is highest not
+            with 0.5 but with half of the Dice that can be reached (Lipton et al. 2014). It is 1 in a scan that `is_unknown`.
         doubted: the scan's `doubt`; None: that of `probabilities`. Of several networks the mean of each one's, for where they
             disagree their mean doubts more than any of them.
 
     Returns:
         uint8 (x, y, z) 0-3: the likeliest class of each voxel, without specks.
     """
-    weight = infection_weight(doubt(probabilities) if doubted is None else doubted, settings)
-    if weight != 1:
-        probabilities = probabilities * np.array([1, 1, 1, weight], np.float32)
+    unknown = is_unknown(doubt(probabilities) if doubted is None else doubted, settings)
+    if settings.infection_weight != 1 and not unknown:
+        probabilities = probabilities * np.array([1, 1, 1, settings.infection_weight], np.float32)
     return drop_specks(labels_on_grid(probabilities, shape), spacing_mm, settings)
 
 
@@ -46,21 +46,6 @@ def doubt(probabilities: np.ndarray) -> float:
     share = probabilities[..., INFECTION]
     total = float(share.sum(dtype=np.float64))
     return 1 - float(np.square(share).sum(dtype=np.float64)) / total if total else 0.0
-
-
-def infection_weight(doubted: float, settings: Inference) -> float:
-    """What the probability of infection is multiplied by before the likeliest class is taken.
-
-    `settings.infection_weight` moves the limit from which a voxel counts as infected: Dice is highest not with 0.5 but with half
-    of the Dice that can be reached (Lipton et al. 2014). With a `typical_doubt` each scan has a weight of its own: in the 20
-    scans a network that doubts marks too little, one that is sure too much. Where it doubts as in none of them, 1.
-    """
-    if not settings.typical_doubt:
-        return settings.infection_weight
-    if is_unknown(doubted, settings):
-        return 1.0
-    factor = (doubted / settings.typical_doubt) ** settings.doubt_power
-    return settings.infection_weight * min(max(factor, 1 / AT_MOST), AT_MOST)
 
 
 def is_unknown(doubted: float, settings: Inference) -> bool:

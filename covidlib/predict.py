@@ -59,8 +59,7 @@ class Predictor:
     """
 
     def __init__(self, weights: str | Path = SHIPPED, memory_gb: float | None = None):
-        """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble, without mirror images, and
-        with one weight of infection for all scans.
+        """Load every fold of `weights`, a run's folder or the shipped one; several are an ensemble, and need no mirror images.
 
         `memory_gb` overrules the profile's: a volume that needs more is cut into tiles, and as many windows are computed at
         once as fit. With batch normalization the result is the same, with instance normalization nearly: each tile is normalized
@@ -71,8 +70,8 @@ class Predictor:
         """
         profile, files = _weights(Path(weights))
         inference = profile.inference if memory_gb is None else replace(profile.inference, memory_gb=memory_gb)
-        if len(files) > 1:  # mirror images would double the time for nothing; and which doubt is typical cannot be measured
-            inference = replace(inference, mirror_axes="none", doubt_power=0.0)
+        if len(files) > 1:  # several networks see a scan in ways enough: mirror images would double the time for nothing
+            inference = replace(inference, mirror_axes="none")
         self.profile = replace(profile, inference=inference)
         self.models = [load_model(self.profile, file) for file in files]
 

@@ -172,8 +172,7 @@ class Inference:
     memory_gb: float = _number(4.0, 0.1, 1000)  # volumes that need more are cut into tiles; and windows computed at once
     mirror_axes: str = _choice("none", "x", "xz")  # mean over the volume and its mirror images along these
     infection_weight: float = _number(1.0, 0.1, 100)  # infection's probability counts as often when the likeliest class is taken
-    typical_doubt: float = _number(0.0, 0, 1)  # of a scan that is to have this weight, see `postprocessing.doubt`; 0: all have it
-    doubt_power: float = _number(4.0, 0, 10)  # the weight of others: times (doubt / typical_doubt) to the power of this
+    typical_doubt: float = _number(0.0, 0, 1)  # of an infected scan, see `postprocessing.doubt`: far beyond it that weight is 1
     two_lungs: bool = False  # of all connected pieces, only those with most of the left and of the right lung stay
     smallest_lung_ml: float = _number(0.0, 0, 1000)  # smaller pieces of lung and infection together become background
     smallest_infection_ml: float = _number(0.0, 0, 1000)  # smaller pieces of infection become lung

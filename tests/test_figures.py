@@ -430,7 +430,7 @@ DRAWN = {
     "overlay": lambda: F.overlay(drawn_case(), drawn_case().labels, "case_a: 50.0 % infected"),
     "agreement_chart": lambda: F.agreement_chart([10, 20, 30], [11, 23, 32], "mL"),
     "time_course": lambda: F.time_course(pd.DataFrame({"truth": [10.0, 5.0], "prediction": [11.0, 4.0]}, index=["1", "2"])),
-    "doubt_chart": lambda: F.doubt_chart([0.08, 0.12, 0.17], {"one": [1.4, 1.1, 0.6], "by doubt": [1.1, 1.0, 0.9]}),
+    "doubt_chart": lambda: F.doubt_chart({"one": ([0.1, 0.2], [1.5, 0.5]), "other": ([0.15, 0.3], [0.8, 2.0])}),
     "growth_chart": lambda: F.growth_chart({"size": [(1, 24, 3.6), (2, 50, 6)], "scans": [(1, 7, 1), (9, 17, 1)]}),
     "class_balance": lambda: F.class_balance(pd.DataFrame([[80, 10, 5, 5]], index=["a"], columns=CLASSES)),
 }

@@ -17,11 +17,11 @@ import speed
 from measured import (
     costs_markdown,
     decisions_markdown,
-    doubt_markdown,
     folds_markdown,
     growth,
     levels_markdown,
     options_markdown,
+    seeds_markdown,
     viewer_markdown,
     windows_markdown,
 )
@@ -75,34 +75,45 @@ def test_volume_and_windows_are_compared_case_by_case_for_each_network(tmp_path)
 def test_moved_grey_is_told_with_doubt_and_what_a_single_case_loses(tmp_path):
     cases = {"a": (0.5, 0.75, 0.25), "b": (0.75, 0.25, 0.75), NEARLY_EMPTY: (0.0, 1.0, 0.0)}
     rows = [
-        {"case": case, "moved": moved, "weight": weight, "doubt": 0.25 + moved, "infection": dice * share, "marked": 1.0}
+        {"case": case, "moved": moved, "doubt": 0.25 + moved, "infection": dice}
         for case, found in cases.items()
-        for weight, share in (("one", 1.0), ("by doubt", 0.5))
         for moved, dice in zip((-0.15, 0.0, 0.15), found, strict=True)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "levels.csv", index=False)
     text = levels_markdown(tmp_path / "levels.csv")
-    assert "over 2 cases" in text
-    assert "| -0.15 | 0.100 | 0.625 (-0.25) | 0.312 (-0.12) |" in text
-    assert "| 0 | 0.250 | 0.500 | 0.250 |" in text
-    assert "| +0.15 | 0.400 | 0.500 (-0.50) | 0.250 (-0.25) |" in text
-    assert f"doubted by 0.25 to 0.25; `{NEARLY_EMPTY}` by 0.25." in text
+    assert "Of 2 cases" in text and f"doubted by 0.25 to 0.25; `{NEARLY_EMPTY}` by 0.25." in text
+    assert cells(text, "-0.15") == ["-0.15", "0.100", "0.625", "-0.25"]
+    assert cells(text, "0") == ["0", "0.250", "0.500", "+0.00"]
+    assert cells(text, "+0.15") == ["+0.15", "0.400", "0.500", "-0.50"]
     assert "Not measured" in levels_markdown(tmp_path / "none.csv")
 
 
-def test_doubt_is_drawn_against_what_was_marked_of_scans_as_they_are(tmp_path):
-    told = (("a", 0.1, 1.5, 1.0), ("b", 0.2, 0.5, 1.5), ("c", 0.3, 0.25, 2.0), (NEARLY_EMPTY, 0.4, 9.0, 9.0))
-    rows = [
-        {"case": case, "moved": moved, "weight": weight, "doubt": doubt, "marked": share + moved}
-        for case, doubt, *shares in told
-        for weight, share in zip(("one", "by doubt"), shares, strict=True)
-        for moved in (0.0, 0.15)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "levels.csv", index=False)
-    text = doubt_markdown(tmp_path / "levels.csv", tmp_path)
-    assert "over 3 cases: -1.00 with one weight for all, +1.00 with weight by doubt" in text
-    assert (tmp_path / "doubt.svg").is_file() and "_generated/doubt.svg" in text
-    assert "Not measured" in doubt_markdown(tmp_path / "none.csv", tmp_path)
+def seed_rows(networks, folds):
+    """Rows of seeds.csv: in each fold three scans, doubted by 1, 2 and 4, with their Dice by weights of 1, 2 and 4."""
+    return [
+        {"networks": networks, "fold": fold, "case": f"{fold}{doubt}", "doubt": doubt, "weight": weight, "infection": dice,
+         "left_lung": 0.75, "right_lung": 1.0, "marked": weight / doubt}
+        for fold, scans in enumerate(folds)
+        for doubt, found in zip((1, 2, 4), scans, strict=True)
+        for weight, dice in zip((1.0, 2.0, 4.0), found, strict=True)
+    ]  # fmt: skip
+
+
+def test_what_doubt_tells_is_judged_by_what_the_other_folds_tell(tmp_path):
+    """In a fold of one kind, scans that are doubted more do better with more weight; in one of the other kind, all with 2."""
+    rising = ((1.0, 0.5, 0.25), (0.5, 1.0, 0.5), (0.25, 0.5, 1.0))
+    level = ((0.0, 1.0, 0.0),) * 3
+    rows = [{"networks": "run", "fold": 0, "case": NEARLY_EMPTY, "doubt": 9, "weight": 2.0, "infection": 0.0}]
+    for networks, folds in (("run", (rising, rising)), ("other seed", (rising, level)), ("mean", (level, level))):
+        rows += seed_rows(networks, folds)
+    pd.DataFrame(rows).to_csv(tmp_path / "seeds.csv", index=False)
+    text = seeds_markdown(tmp_path / "seeds.csv", tmp_path)
+    assert cells(text, "as stored") == ["as stored", "2.00 (1.00 to 4.00)", "-1.00", "0.875", "0.667", "1.000", "1.000"]
+    # the rising fold is judged by the level one's power of 0: (0.5 + 1 + 0.5) / 3; the level one by 1: (0 + 1 + 0) / 3
+    assert cells(text, "another seed, 4,000 steps")[4:] == ["0.833", "0.500", "1.000"]
+    assert cells(text, "mean of both")[4:] == ["1.000", "1.000", "1.000"]
+    assert "over 6 cases" in text and (tmp_path / "doubt.svg").is_file()
+    assert "Not measured" in seeds_markdown(tmp_path / "none.csv", tmp_path)
 
 
 def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):

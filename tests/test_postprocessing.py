@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covidlib.postprocessing import decide, doubt, drop_specks, infection_weight, lung_sides
+from covidlib.postprocessing import decide, doubt, drop_specks, lung_sides
 from covidlib.profile import Inference
 
 CUBE_CM = (10, 10, 10)  # a voxel is a milliliter
@@ -69,29 +69,14 @@ def test_doubt_is_what_is_unsure_of_the_infection():
     assert doubt(infected(0, 0)) == 0
 
 
-@pytest.mark.parametrize(
-    ("doubted", "weight"),
-    [
-        (0.1, 2.0),  # typical: as it is
-        (0.11, 2.42),  # 1.1 times as much, squared
-        (0.08, 1.28),
-        (0.0, 0.5),  # no less than a fourth of it
-        (0.24, 8.0),  # no more than four times
-        (0.26, 1.0),  # beyond 2.5 times the typical one nothing is known
-    ],
-)
-def test_infection_weighs_more_in_a_scan_that_is_doubted_more(doubted, weight):
-    settings = Inference(infection_weight=2, typical_doubt=0.1, doubt_power=2)
-    assert infection_weight(doubted, settings) == pytest.approx(weight)
-    assert infection_weight(doubted, Inference(infection_weight=2)) == 2
-
-
-def test_a_scan_s_own_doubt_decides_unless_another_is_given():
-    """Of 0.8, 0.8, 0.4 the doubt is 0.28. Typical is half of that: 0.4 counts four times, and wins against 0.6."""
-    probabilities, settings = infected(0.8, 0.8, 0.4), Inference(infection_weight=1, typical_doubt=0.14, doubt_power=2)
+def test_infection_weighs_nothing_extra_in_a_scan_that_is_doubted_far_more_than_is_typical():
+    """Of 0.8, 0.8, 0.4 the doubt is 0.28. Where that is more than 2.5 times the typical doubt, 0.4 loses against 0.6."""
+    probabilities = infected(0.8, 0.8, 0.4)
     assert doubt(probabilities) == pytest.approx((0.16 + 0.16 + 0.24) / 2)
-    assert decide(probabilities, (3, 1, 1), CUBE_CM, settings).ravel().tolist() == [3, 3, 3]
-    assert decide(probabilities, (3, 1, 1), CUBE_CM, settings, 0.14).ravel().tolist() == [3, 3, 1]
+    for typical, last in ((0.0, 3), (0.12, 3), (0.11, 1)):
+        settings = Inference(infection_weight=2, typical_doubt=typical)
+        assert decide(probabilities, (3, 1, 1), CUBE_CM, settings).ravel().tolist() == [3, 3, last]
+    assert decide(probabilities, (3, 1, 1), CUBE_CM, settings, 0.2).ravel().tolist() == [3, 3, 3]  # another doubt was given
 
 
 def test_an_infected_voxel_belongs_to_the_lung_that_is_nearest_in_mm():

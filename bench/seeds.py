@@ -1,0 +1,74 @@
+"""Another seed: what its networks are worth, alone and in a mean; and does a scan's doubt tell how to decide? Writes
+results/seeds.csv.
+
+    python bench/seeds.py --data DIR
+
+The trained run of a profile, and the same profile with the next seed and one cycle of 4,000 steps, trained here first. Every
+test case by the networks that have not seen it: that of the run, that of the other seed, and the mean of both; each decided with
+several weights of infection. Nothing is chosen by it.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from unseen import dice, write_table
+
+from covidlib.dataset import Case
+from covidlib.inference import load_model, mean, predict_volume
+from covidlib.postprocessing import INFECTION, decide, doubt
+from covidlib.runs import ROOT, Run, open_run
+
+TABLE = ROOT / "results" / "seeds.csv"
+WEIGHTS = (0.5, 0.8, 1.25, 2.0, 3.2, 5.0, 8.0)
+ONE_CYCLE = {"training.epochs": 40, "training.cycle_epochs": []}
+
+
+def main() -> None:
+    """Train what is not trained yet, and measure every fold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--profile", default="surrogate")
+    given = parser.parse_args()
+    run = open_run(given.profile, given.data)
+    other = trained(given.profile, given.data, run.profile.seed + 1)
+    write_table([row for fold in run.folds for row in compare(run, other, fold.number)], TABLE)
+
+
+def trained(profile: str, data: str, seed: int) -> Run:
+    """All folds of the profile with another seed, in one cycle."""
+    from covidlib.training import train_fold
+
+    run = open_run(profile, data, ROOT / "runs" / f"seed_{seed}", {"seed": seed, **ONE_CYCLE})
+    for fold in run.folds:
+        train_fold(run, fold.number)
+    return run
+
+
+def compare(run: Run, other: Run, number: int) -> Iterator[dict[str, Any]]:
+    """A row for each test case of a fold, each of the three predictions and each weight."""
+    runs = {"run": run, "other seed": other}
+    models = {name: load_model(one.profile, one.fold_folder(number) / "model.weights.h5") for name, one in runs.items()}
+    for case, prepared in zip(map(run.case, run.folds[number].test), run.prepared(run.folds[number].test), strict=True):
+        predicted = {name: predict_volume(model, prepared, run.profile) for name, model in models.items()}
+        doubts = {name: doubt(probabilities) for name, probabilities in predicted.items()}
+        doubts["mean"] = sum(doubts.values()) / len(doubts)
+        predicted["mean"] = mean([probabilities.copy() for probabilities in predicted.values()])
+        for name, probabilities in predicted.items():
+            for row in decided(case, probabilities, run):
+                yield {"networks": name, "fold": number, "case": case.id, "doubt": doubts[name], **row}
+
+
+def decided(case: Case, probabilities: np.ndarray, run: Run) -> Iterator[dict[str, float]]:
+    """Dice, and infection marked by true infection, with each weight, however much the scan is doubted."""
+    for weight in WEIGHTS:
+        settings = replace(run.profile.inference, infection_weight=weight, typical_doubt=0.0)
+        labels = decide(probabilities, case.labels.shape, case.spacing_mm, settings)
+        marked = np.count_nonzero(labels == INFECTION) / np.count_nonzero(case.labels == INFECTION)
+        yield {"weight": weight, **dice(case.labels, labels), "marked": marked}
+
+
+if __name__ == "__main__":
+    main()
