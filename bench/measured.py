@@ -22,7 +22,7 @@ GROWTH = (  # what to look for, caption
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
 )
 
-SEEDS = {"run": "as stored", "other seed": "another seed, 4,000 steps", "mean": "mean of both"}
+SEEDS = {"run": "as stored", "other seed": "another seed", "mean": "mean of both"}
 DOUBT = (
     "In {} a dot is a scan; on the line as much is marked as there is.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
@@ -197,7 +197,7 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
-    rows, lines, drawn = rows[rows["case"] != NEARLY_EMPTY], [], {}
+    rows, first, lines, drawn = rows[rows["case"] != NEARLY_EMPTY], rows.iloc[0], [], {}
     for name, said in SEEDS.items():
         group = rows[rows["networks"] == name]
         dice, marked = (group.pivot(index=["fold", "case"], columns="weight", values=value) for value in ("infection", "marked"))
@@ -210,7 +210,8 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
     del drawn[SEEDS["mean"]]
     figures.doubt_chart(drawn).savefig(pictures / "doubt.svg", bbox_inches="tight")
     head = ("networks", "doubt, median", "rank correlation", "lungs", "infection, weight 2", "by doubt", "each its best")
-    return f"{picture('doubt.svg', *DOUBT)}\n\nMeans over {len(dice)} cases:\n\n{markdown_table(head, lines)}"
+    made = f"seeds {first.seeds}, trained for {first.steps} steps; predicted on {first.machine}"
+    return f"{picture('doubt.svg', *DOUBT)}\n\nMeans over {len(dice)} cases ({made}):\n\n{markdown_table(head, lines)}"
 
 
 def by_doubt(dice: "pd.DataFrame", doubts: "pd.Series") -> "pd.Series":

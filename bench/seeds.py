@@ -17,9 +17,10 @@ import numpy as np
 from unseen import dice, write_table
 
 from covidlib.dataset import Case
+from covidlib.files import read_json
 from covidlib.inference import load_model, mean, predict_volume
 from covidlib.postprocessing import INFECTION, decide, doubt
-from covidlib.runs import ROOT, Run, open_run
+from covidlib.runs import ROOT, Run, machine, open_run
 
 TABLE = ROOT / "results" / "seeds.csv"
 WEIGHTS = (0.5, 0.8, 1.25, 2.0, 3.2, 5.0, 8.0)
@@ -50,7 +51,10 @@ def trained(profile: str, data: str, seed: int) -> Run:
 def compare(run: Run, other: Run, number: int) -> Iterator[dict[str, Any]]:
     """A row for each test case of a fold, each of the three predictions and each weight."""
     runs = {"run": run, "other seed": other}
-    models = {name: load_model(one.profile, one.fold_folder(number) / "model.weights.h5") for name, one in runs.items()}
+    folders = {name: one.fold_folder(number) for name, one in runs.items()}
+    models = {name: load_model(run.profile, folder / "model.weights.h5") for name, folder in folders.items()}
+    steps = [read_json(folder / "fold.json")["epochs"] * run.profile.training.batches_per_epoch for folder in folders.values()]
+    made = {"seeds": f"{run.profile.seed} and {other.profile.seed}", "steps": " and ".join(map(str, steps)), "machine": machine()}
     for case, prepared in zip(map(run.case, run.folds[number].test), run.prepared(run.folds[number].test), strict=True):
         predicted = {name: predict_volume(model, prepared, run.profile) for name, model in models.items()}
         doubts = {name: doubt(probabilities) for name, probabilities in predicted.items()}
@@ -58,7 +62,7 @@ def compare(run: Run, other: Run, number: int) -> Iterator[dict[str, Any]]:
         predicted["mean"] = mean([probabilities.copy() for probabilities in predicted.values()])
         for name, probabilities in predicted.items():
             for row in decided(case, probabilities, run):
-                yield {"networks": name, "fold": number, "case": case.id, "doubt": doubts[name], **row}
+                yield {"networks": name, "fold": number, "case": case.id, "doubt": doubts[name], **row, **made}
 
 
 def decided(case: Case, probabilities: np.ndarray, run: Run) -> Iterator[dict[str, float]]:
