@@ -209,7 +209,7 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
         lines.append((said, f"{doubts.median():.2f} ({range_})", f"{rank:+.2f}", *map(three, shares)))
     del drawn[SEEDS["mean"]]
     figures.doubt_chart(drawn).savefig(pictures / "doubt.svg", bbox_inches="tight")
-    head = ("networks", "doubt, median", "rank correlation with marked", "lungs", "infection, weight 2", "by doubt", "each its best")
+    head = ("networks", "doubt, median", "rank correlation", "lungs", "infection, weight 2", "by doubt", "each its best")
     made = f"seeds {first.seeds}, trained for {first.steps} steps; predicted on {first.machine}"
     return f"{picture('doubt.svg', *DOUBT)}\n\nMeans over {len(dice)} cases ({made}):\n\n{markdown_table(head, lines)}"
 

@@ -54,7 +54,11 @@ def compare(run: Run, other: Run, number: int) -> Iterator[dict[str, Any]]:
     folders = {name: one.fold_folder(number) for name, one in runs.items()}
     models = {name: load_model(run.profile, folder / "model.weights.h5") for name, folder in folders.items()}
     steps = [read_json(folder / "fold.json")["epochs"] * run.profile.training.batches_per_epoch for folder in folders.values()]
-    made = {"seeds": f"{run.profile.seed} and {other.profile.seed}", "steps": " and ".join(map(str, steps)), "machine": machine()}
+    made = {
+        "seeds": f"{run.profile.seed} and {other.profile.seed}",
+        "steps": " and ".join(f"{count:,}" for count in steps),
+        "machine": machine(),
+    }
     for case, prepared in zip(map(run.case, run.folds[number].test), run.prepared(run.folds[number].test), strict=True):
         predicted = {name: predict_volume(model, prepared, run.profile) for name, model in models.items()}
         doubts = {name: doubt(probabilities) for name, probabilities in predicted.items()}
