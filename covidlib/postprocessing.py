@@ -8,7 +8,7 @@ from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
 LUNGS, INFECTION = (1, 2), 3
-UNKNOWN = 2.5  # times the typical doubt: more than any infected scan had
+UNKNOWN = 2.5  # times the typical doubt: more than any infected scan had with the networks that ship
 EXACT = 4_000_000  # voxels
 
 
@@ -49,7 +49,7 @@ def doubt(probabilities: np.ndarray) -> float:
 
 
 def is_unknown(doubted: float, settings: Inference) -> bool:
-    """Whether a scan is doubted as no infected one was; never so without a `typical_doubt`."""
+    """Whether a scan is doubted far more than is typical of infected ones; never so without a `typical_doubt`."""
     return 0 < UNKNOWN * settings.typical_doubt < doubted
 
 
