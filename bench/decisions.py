@@ -23,7 +23,7 @@ TRIED = {
 
 
 def main() -> None:
-    """Score every value on every test case; `report.decisions_markdown` says which the training cases of each fold choose."""
+    """Score every value on every test case; `measured.decisions_markdown` says which the training cases of each fold choose."""
     run, rows = trained_run(__doc__), []
     for fold, model, case, prepared in unseen_cases(run):
         probabilities = predict_volume(model, prepared, run.profile)

@@ -8,10 +8,9 @@
 Trained for the profile's first cycle: results/surrogate_one_cycle holds folds of as many steps for comparison.
 """
 
-import argparse
 from dataclasses import replace
 
-from unseen import dice, update_table
+from unseen import command_line, dice, update_table
 
 from covidlib.dataset import ONE_PATIENT, Fold
 from covidlib.inference import predict_fold
@@ -25,9 +24,7 @@ ONE_CYCLE = {"training.epochs": 26, "training.cycle_epochs": [26]}
 
 def main() -> None:
     """Train, predict and score; the table is written with what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
+    parser = command_line(__doc__)
     parser.add_argument("--only", choices=TRIED)
     given = parser.parse_args()
     for name in [given.only] if given.only else TRIED:

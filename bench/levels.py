@@ -1,4 +1,4 @@
-"""How much do the labels hang on a scan's exact grey, and does its doubt tell? Writes results/levels.csv.
+"""How much do the labels hang on a scan's exact grey, and its doubt, too? Writes results/levels.csv.
 
     python bench/levels.py --profile surrogate --data DIR
 

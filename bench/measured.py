@@ -199,15 +199,15 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
     rows = pd.read_csv(file)
     rows, first, lines, drawn = rows[rows["case"] != NEARLY_EMPTY], rows.iloc[0], [], {}
     for name, said in SEEDS.items():
-        group = rows[rows["networks"] == name]
-        dice, marked = (group.pivot(index=["fold", "case"], columns="weight", values=value) for value in ("infection", "marked"))
-        doubts = group.groupby(["fold", "case"])["doubt"].first()
-        drawn[said] = (doubts.tolist(), marked[TYPICAL_WEIGHT].tolist())
-        lungs = group[group["weight"] == TYPICAL_WEIGHT][["left_lung", "right_lung"]].mean().mean()
-        shares = (lungs, dice[TYPICAL_WEIGHT].mean(), by_doubt(dice, doubts).mean(), dice.max(axis=1).mean())
-        rank, range_ = marked[TYPICAL_WEIGHT].corr(doubts, "spearman"), f"{doubts.min():.2f} to {doubts.max():.2f}"
+        group = rows[rows["networks"] == name].set_index(["fold", "case"]).sort_index()
+        dice = group.pivot(columns="weight", values="infection")
+        one = group[group["weight"] == TYPICAL_WEIGHT]
+        doubts, lungs = one["doubt"], one[["left_lung", "right_lung"]].mean().mean()
+        shares = (lungs, one["infection"].mean(), by_doubt(dice, doubts).mean(), dice.max(axis=1).mean())
+        rank, range_ = one["marked"].corr(doubts, "spearman"), f"{doubts.min():.2f} to {doubts.max():.2f}"
         lines.append((said, f"{doubts.median():.2f} ({range_})", f"{rank:+.2f}", *map(three, shares)))
-    del drawn[SEEDS["mean"]]
+        if name != "mean":
+            drawn[said] = (doubts.tolist(), one["marked"].tolist())
     figures.doubt_chart(drawn).savefig(pictures / "doubt.svg", bbox_inches="tight")
     head = ("networks", "doubt, median", "rank correlation", "lungs", "infection, weight 2", "by doubt", "each its best")
     made = f"seeds {first.seeds}, trained for {first.steps} steps; predicted on {first.machine}"

@@ -7,12 +7,13 @@ The cases are the training cases of one fold: 12 to learn from, one published gr
 are never looked at. (The 4 are test cases of another fold, so what was chosen here makes that fold's scores a little too good.)
 """
 
-import argparse
 import csv
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from unseen import command_line, dice
 
 from covidlib.dataset import MA_GROUPS, Fold
 from covidlib.files import fingerprint, whole_file
@@ -72,9 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Measure the options that are not in the table yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
+    parser = command_line(__doc__)
     parser.add_argument("--only", choices=OPTIONS, metavar="NAME", help="one of: " + "; ".join(OPTIONS))
     given = parser.parse_args()
     for name in [given.only] if given.only else OPTIONS:
@@ -131,8 +130,6 @@ def train(run: Run, split: Fold) -> tuple[Any, float, float]:
 
 def judge(run: Run, models: Sequence[Any], split: Fold) -> dict[str, str]:
     """Mean Dice of each class over the judging cases, on their own grids."""
-    from unseen import dice
-
     from covidlib.inference import mean, predict_volume
     from covidlib.preprocessing import labels_on_grid
 

@@ -1,5 +1,4 @@
-"""Another seed: what its networks are worth, alone and in a mean; and does a scan's doubt tell how to decide? Writes
-results/seeds.csv.
+"""What are networks of another seed worth, alone and in a mean, and does doubt tell how to decide? Writes results/seeds.csv.
 
     python bench/seeds.py --data DIR
 
@@ -8,17 +7,15 @@ test case by the networks that have not seen it: that of the run, that of the ot
 several weights of infection. Nothing is chosen by it.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from unseen import dice, write_table
+from unseen import command_line, dice, steps, train_variant, write_table
 
 from covidlib.dataset import Case
-from covidlib.files import read_json
-from covidlib.inference import load_model, mean, predict_volume
+from covidlib.inference import load_model, predict_volume
 from covidlib.postprocessing import INFECTION, decide, doubt
 from covidlib.runs import ROOT, Run, machine, open_run
 
@@ -29,41 +26,26 @@ ONE_CYCLE = {"training.epochs": 40, "training.cycle_epochs": []}
 
 def main() -> None:
     """Train what is not trained yet, and measure every fold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
-    given = parser.parse_args()
+    given = command_line(__doc__).parse_args()
     run = open_run(given.profile, given.data)
-    other = trained(given.profile, given.data, run.profile.seed + 1)
+    seed = run.profile.seed + 1
+    other = train_variant(given, f"seed_{seed}", {"seed": seed, **ONE_CYCLE}, range(len(run.folds)))
     write_table([row for fold in run.folds for row in compare(run, other, fold.number)], TABLE)
-
-
-def trained(profile: str, data: str, seed: int) -> Run:
-    """All folds of the profile with another seed, in one cycle."""
-    from covidlib.training import train_fold
-
-    run = open_run(profile, data, ROOT / "runs" / f"seed_{seed}", {"seed": seed, **ONE_CYCLE})
-    for fold in run.folds:
-        train_fold(run, fold.number)
-    return run
 
 
 def compare(run: Run, other: Run, number: int) -> Iterator[dict[str, Any]]:
     """A row for each test case of a fold, each of the three predictions and each weight."""
     runs = {"run": run, "other seed": other}
-    folders = {name: one.fold_folder(number) for name, one in runs.items()}
-    models = {name: load_model(run.profile, folder / "model.weights.h5") for name, folder in folders.items()}
-    steps = [read_json(folder / "fold.json")["epochs"] * run.profile.training.batches_per_epoch for folder in folders.values()]
+    models = {name: load_model(run.profile, one.fold_folder(number) / "model.weights.h5") for name, one in runs.items()}
     made = {
         "seeds": f"{run.profile.seed} and {other.profile.seed}",
-        "steps": " and ".join(f"{count:,}" for count in steps),
+        "steps": " and ".join(f"{steps(one, number):,}" for one in runs.values()),
         "machine": machine(),
     }
     for case, prepared in zip(map(run.case, run.folds[number].test), run.prepared(run.folds[number].test), strict=True):
         predicted = {name: predict_volume(model, prepared, run.profile) for name, model in models.items()}
         doubts = {name: doubt(probabilities) for name, probabilities in predicted.items()}
-        doubts["mean"] = sum(doubts.values()) / len(doubts)
-        predicted["mean"] = mean([probabilities.copy() for probabilities in predicted.values()])
+        doubts["mean"], predicted["mean"] = sum(doubts.values()) / len(models), sum(predicted.values()) / len(models)
         for name, probabilities in predicted.items():
             for row in decided(case, probabilities, run):
                 yield {"networks": name, "fold": number, "case": case.id, "doubt": doubts[name], **row, **made}

@@ -1,7 +1,7 @@
 """What the benchmarks on real cases share: each test case with the network that has not seen it, Dice, tables."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,40 @@ import numpy as np
 import pandas as pd
 
 from covidlib.dataset import Case
-from covidlib.files import whole_file
+from covidlib.files import read_json, whole_file
 from covidlib.inference import load_model
 from covidlib.metrics import score
 from covidlib.preprocessing import Prepared
-from covidlib.runs import Run, open_run
+from covidlib.runs import ROOT, Run, open_run
+
+
+def command_line(about: str | None) -> argparse.ArgumentParser:
+    """What every one of these scripts is told: a data folder and a profile."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="DIR")
+    parser.add_argument("--profile", default="surrogate")
+    return parser
 
 
 def trained_run(about: str | None) -> Run:
     """The run that the command line names."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
-    given = parser.parse_args()
+    given = command_line(about).parse_args()
     return open_run(given.profile, given.data)
+
+
+def train_variant(given: argparse.Namespace, name: str, changes: dict[str, Any], folds: Sequence[int]) -> Run:
+    """The profile with changes, in runs/`name`, these folds trained as far as they are not."""
+    from covidlib.training import train_fold
+
+    run = open_run(given.profile, given.data, ROOT / "runs" / name, changes)
+    for number in folds:
+        train_fold(run, number)
+    return run
+
+
+def steps(run: Run, number: int) -> int:
+    """How many steps a fold was trained for."""
+    return read_json(run.fold_folder(number) / "fold.json")["epochs"] * run.profile.training.batches_per_epoch
 
 
 def unseen_cases(run: Run) -> Iterator[tuple[int, Any, Case, Prepared]]:

@@ -6,14 +6,12 @@
 Every test case by the network that has not seen it, with the same weights each time. Nothing is chosen by it.
 """
 
-import argparse
 import time
 from dataclasses import replace
 from typing import Any
 
-from unseen import dice, update_table
+from unseen import command_line, dice, steps, train_variant, update_table
 
-from covidlib.files import read_json
 from covidlib.inference import load_model, predict_volume
 from covidlib.postprocessing import decide
 from covidlib.runs import ROOT, Run, machine, open_run
@@ -29,35 +27,22 @@ FOLDS, SHORT = (0, 2), {"network.norm": "batch", "training.epochs": 13, "trainin
 
 def main() -> None:
     """Measure the networks of one normalization; the rows of others stay."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
+    parser = command_line(__doc__)
     parser.add_argument("--norm", choices=("instance", "batch"), default="instance")
     given = parser.parse_args()
     if given.norm == "batch":
-        run, folds = trained(given.profile, given.data), FOLDS
+        run, folds = train_variant(given, "windows", SHORT, FOLDS), FOLDS
     else:
         run = open_run(given.profile, given.data)
         folds = tuple(range(len(run.folds)))
     update_table([row for fold in folds for row in compare(run, fold)], TABLE, "norm")
 
 
-def trained(profile: str, data: str) -> Run:
-    """A run of the profile's with batch normalization, two folds of it trained for half of the profile's first cycle."""
-    from covidlib.training import train_fold
-
-    run = open_run(profile, data, ROOT / "runs" / "windows", SHORT)
-    for number in FOLDS:
-        train_fold(run, number)
-    return run
-
-
 def compare(run: Run, number: int) -> list[dict[str, Any]]:
     """A row for each test case of a fold and each mode; a mode's first volume, which prepares kernels, is predicted twice."""
     folder, test, rows = run.fold_folder(number), run.folds[number].test, []
     cases, volumes = [run.case(case) for case in test], run.prepared(test)
-    steps = read_json(folder / "fold.json")["epochs"] * run.profile.training.batches_per_epoch
-    made = {"steps": steps, "machine": machine()}
+    made = {"steps": steps(run, number), "machine": machine()}
     for mode, changed in MODES.items():
         one_weight = replace(run.profile.inference, typical_doubt=0.0, **changed)
         profile = replace(run.profile, inference=one_weight)

@@ -32,8 +32,7 @@ def decide(
     Returns:
         uint8 (x, y, z) 0-3: the likeliest class of each voxel, without specks.
     """
-    unknown = is_unknown(doubt(probabilities) if doubted is None else doubted, settings)
-    if settings.infection_weight != 1 and not unknown:
+    if settings.infection_weight != 1 and not is_unknown(doubt(probabilities) if doubted is None else doubted, settings):
         probabilities = probabilities * np.array([1, 1, 1, settings.infection_weight], np.float32)
     return drop_specks(labels_on_grid(probabilities, shape), spacing_mm, settings)
 
