@@ -1,6 +1,6 @@
 """From probabilities to labels: what the settings on that way are worth. Writes results/decisions.csv.
 
-    python bench/decisions.py --profile surrogate --data DIR
+    python bench/decisions.py --data DIR
 
 `inference.infection_weight`, `smallest_infection_ml` and `two_lungs`, one changed at a time. A fold's training cases are the test
 cases of the other folds, whose networks had not seen them: their scores tell what a fold may choose; its own have no say.
@@ -24,7 +24,7 @@ TRIED = {
 
 def main() -> None:
     """Score every value on every test case; `measured.decisions_markdown` says which the training cases of each fold choose."""
-    run, rows = trained_run(__doc__), []
+    run, rows = trained_run(__doc__, "surrogate"), []
     for fold, model, case, prepared in unseen_cases(run):
         probabilities = predict_volume(model, prepared, run.profile)
         for setting, value in ((setting, value) for setting, values in TRIED.items() for value in values):

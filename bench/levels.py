@@ -1,6 +1,6 @@
 """How much do the labels hang on a scan's exact grey, and its doubt, too? Writes results/levels.csv.
 
-    python bench/levels.py --profile surrogate --data DIR
+    python bench/levels.py --data DIR
 
 Every test case by the network that has not seen it, with all of its grey moved down or up a little after preprocessing: 0.15 are
 70 HU where the grey window is the data's own. Infection has its weight however much a scan is doubted. Nothing is chosen by it.

@@ -16,17 +16,17 @@ from covidlib.preprocessing import Prepared
 from covidlib.runs import ROOT, Run, open_run
 
 
-def command_line(about: str | None) -> argparse.ArgumentParser:
+def command_line(about: str | None, profile: str = "surrogate-coarse") -> argparse.ArgumentParser:
     """What every one of these scripts is told: a data folder and a profile."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR")
-    parser.add_argument("--profile", default="surrogate")
+    parser.add_argument("--profile", default=profile)
     return parser
 
 
-def trained_run(about: str | None) -> Run:
+def trained_run(about: str | None, profile: str = "surrogate-coarse") -> Run:
     """The run that the command line names."""
-    given = command_line(about).parse_args()
+    given = command_line(about, profile).parse_args()
     return open_run(given.profile, given.data)
 
 

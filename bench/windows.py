@@ -1,6 +1,6 @@
 """The whole volume at once, or half-overlapping windows? Dice and CPU seconds. Writes results/windows.csv.
 
-    python bench/windows.py --data DIR                  the trained run of `surrogate`, all folds
+    python bench/windows.py --data DIR                  the trained run of `surrogate-coarse`, all folds
     python bench/windows.py --data DIR --norm batch     two folds with the paper's batch normalization, trained here first
 
 Every test case by the network that has not seen it, with the same weights each time. Nothing is chosen by it.

@@ -193,8 +193,7 @@ def _pack(given: argparse.Namespace) -> None:
 
 def _train(given: argparse.Namespace) -> None:
     from covidlib.runs import reopen_run
-    from covidlib.training import train_fold
-    from covidlib.workflow import say_progress
+    from covidlib.training import say_progress, train_fold
 
     run = reopen_run(given.run)
     for number in given.folds or range(len(run.folds)):

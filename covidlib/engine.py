@@ -133,14 +133,15 @@ class _Layers:
             raise ValueError(f"{name}: arrays of {[array.shape for array in arrays]}, not {list(shapes)}")
         return arrays
 
-    def convolve(self, x: Any, kernel: tuple[int, ...], filters: int) -> Any:
-        """Convolution of stride 1 whose result has the size of `x`, with its bias."""
+    def convolve(self, x: Any, kernel: tuple[int, ...], filters: int, stride: tuple[int, ...] = (1, 1, 1)) -> Any:
+        """Convolution whose result has the size of `x` by the stride, its kernel as many times as large, with its bias."""
+        kernel = tuple(k * s for k, s in zip(kernel, stride, strict=True))
         weights, bias = self.take("conv3d", (*kernel, _maps(x), filters), (filters,))
-        around = [side // 2 for side in kernel]
-        return self.op.add(self.op.convolution(x, _kernel(weights), [1] * 3, around, around, [1] * 3), _per_map(bias))
+        around = [(k - s) // 2 for k, s in zip(kernel, stride, strict=True)]
+        return self.op.add(self.op.convolution(x, _kernel(weights), list(stride), around, around, [1] * 3), _per_map(bias))
 
     def up(self, x: Any, pool: tuple[int, ...], filters: int) -> Any:
-        """Transposed convolution that undoes a pooling, with its bias."""
+        """Transposed convolution that undoes a pooling, or a stride, with its bias."""
         weights, bias = self.take("conv3d_transpose", (*pool, filters, _maps(x)), (filters,))
         larger = self.op.convolution_backprop_data(
             x, _kernel(weights), list(pool), pads_begin=[0] * 3, pads_end=[0] * 3, dilations=[1] * 3
@@ -163,10 +164,11 @@ class _Layers:
             offset = offset - mean * scale
         return self.op.add(self.op.multiply(x, _per_map(scale)), _per_map(offset))
 
-    def two_convolutions(self, x: Any, level: int) -> Any:
+    def two_convolutions(self, x: Any, level: int, stride: tuple[int, ...] = (1, 1, 1)) -> Any:
         """Twice convolution, ReLU and normalization, as each level has them on its way down and up."""
-        for _ in "ab":
-            x = self.normalize(self.op.relu(self.convolve(x, self.settings.kernel(level), self.settings.filters[level])))
+        kernel, filters = self.settings.kernel(level), self.settings.filters[level]
+        for step in (stride, (1, 1, 1)):
+            x = self.normalize(self.op.relu(self.convolve(x, kernel, filters, step)))
         return x
 
 
@@ -176,14 +178,15 @@ def _unet(settings: Network, file: Path) -> Any:
     op = layers.op
     image = x = op.parameter(_openvino().PartialShape([1, 1, -1, -1, -1]), np.float32)
     for level in range(depth):
-        x = layers.two_convolutions(x, level)
+        x = layers.two_convolutions(x, level, (1, 1, 1) if level else settings.stride)
         skips.append(x)
         x = layers.pool(x, settings.pool(level))
     x = layers.two_convolutions(x, depth)
     for level in reversed(range(depth)):
         x = op.concat([layers.up(x, settings.pool(level), settings.filters[level]), skips[level]], 1)
         x = layers.two_convolutions(x, level)
-    x = op.softmax(layers.convolve(x, (1, 1, 1), len(CLASSES)), 1)
+    plain, classes = settings.stride == (1, 1, 1), len(CLASSES)
+    x = op.softmax(layers.convolve(x, (1, 1, 1), classes) if plain else layers.up(x, settings.stride, classes), 1)
     if layers.arrays:
         raise ValueError(f"arrays of {', '.join(layers.arrays)} besides the network's")
     return _openvino().Model([op.transpose(x, _constant(np.array([0, 2, 3, 4, 1])))], [image])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from covidlib.dataset import CLASSES
@@ -18,7 +19,9 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
 
     Args:
         settings: filters per level, precision; `flat_levels` finest levels are pooled (and, with `flat_kernels`, convolved) in
-            plane only, for slices thicker than pixels.
+            plane only, for slices thicker than pixels. With a `stride` the first convolution, its kernel as many times as large,
+            takes blocks of voxels in as one, and a transposed convolution gives each voxel of a block its own probabilities: a
+            finer grid for nearly the work of the coarse one.
         seed: of the random weights (Glorot uniform).
 
     Returns:
@@ -30,7 +33,7 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
     inputs = x = keras.Input((None, None, None, 1), name="image")
     skips = []
     for level in range(depth):
-        x = _two_convolutions(x, level, settings, f"down{level}", options)
+        x = _two_convolutions(x, level, settings, f"down{level}", options, (1, 1, 1) if level else settings.stride)
         skips.append(x)
         x = layers.MaxPooling3D(settings.pool(level), name=f"pool{level}", **options)(x)
     x = _two_convolutions(x, depth, settings, "bottom", options)
@@ -39,9 +42,28 @@ def build_network(settings: Network, seed: int = 0) -> keras.Model:
         x = layers.Conv3DTranspose(settings.filters[level], pool, pool, padding="same", name=f"up{level}", **options)(x)
         x = layers.Concatenate(name=f"skip{level}", **options)([x, skips[level]])
         x = _two_convolutions(x, level, settings, f"merge{level}", options)
-    x = layers.Conv3D(len(CLASSES), 1, name="classes", **options)(x)
+    stride = settings.stride
+    last = layers.Conv3D if stride == (1, 1, 1) else layers.Conv3DTranspose
+    x = last(len(CLASSES), stride, stride, name="classes", **options)(x)
     outputs = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, outputs, name="unet3d")
+
+
+def begin_with(model: keras.Model, coarse: keras.Model) -> None:
+    """Give a network with a stride the weights of the same network without one, trained on a grid as many times as coarse.
+
+    At first it predicts for every voxel of a block what the other predicts of the mean of each block.
+
+    Raises:
+        ValueError: networks that differ in more than the stride.
+    """
+    for layer, source in zip(model.layers, coarse.layers, strict=True):
+        arrays = source.get_weights()
+        if layer.name in ("down0a", "classes") and arrays[0].shape != layer.get_weights()[0].shape:
+            arrays[0] = arrays[0] / np.prod(layer.strides) if layer.name == "down0a" else arrays[0].swapaxes(3, 4)
+            for axis, times in enumerate(layer.strides):
+                arrays[0] = arrays[0].repeat(times, axis)
+        layer.set_weights(arrays)
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
@@ -110,10 +132,16 @@ def _norm(settings: Network, **options: Any) -> layers.Layer:
 
 
 def _two_convolutions(
-    x: keras.KerasTensor, level: int, settings: Network, name: str, options: dict[str, Any]
+    x: keras.KerasTensor,
+    level: int,
+    settings: Network,
+    name: str,
+    options: dict[str, Any],
+    stride: tuple[int, int, int] = (1, 1, 1),
 ) -> keras.KerasTensor:
-    kernel = settings.kernel(level)
-    for part in "ab":
-        x = layers.Conv3D(settings.filters[level], kernel, padding="same", activation="relu", name=f"{name}{part}", **options)(x)
-        x = _norm(settings, name=f"{name}{part}_norm", **options)(x)
+    options = {"padding": "same", "activation": "relu", **options}
+    for part, step in (("a", stride), ("b", (1, 1, 1))):
+        kernel = tuple(k * s for k, s in zip(settings.kernel(level), step, strict=True))
+        x = layers.Conv3D(settings.filters[level], kernel, step, name=f"{name}{part}", **options)(x)
+        x = _norm(settings, name=f"{name}{part}_norm", dtype=options["dtype"])(x)
     return x

@@ -100,6 +100,7 @@ class Network:
     filters: tuple[int, ...] = _number((32, 64, 128, 256, 512), 1, 4096)  # per level, finest first
     flat_levels: int = _number(0, 0, 8)  # finest levels pooled in plane only (thick slices)
     flat_kernels: bool = False  # and convolved in plane only
+    stride: tuple[int, int, int] = _number((1, 1, 1), 1, 4)  # of the first convolution; the last one, transposed, undoes it
     norm: str = _choice("batch", "instance")  # over the batch, in prediction by running means; or over each patch alone
     norm_momentum: float = _number(0.99, 0.5, 0.9999)  # of the running mean and variance that batch normalization predicts with
     precision: str = _choice("float32", "mixed_bfloat16")  # bfloat16 where the hardware computes in it, else float32
@@ -116,11 +117,13 @@ class Network:
     def smallest_step(self) -> tuple[int, int, int]:
         """The numbers that must divide a volume's x, y, z for the skips to fit."""
         depth = len(self.filters) - 1
-        return 2**depth, 2**depth, 2 ** max(0, depth - self.flat_levels)
+        poolings = depth, depth, max(0, depth - self.flat_levels)
+        return tuple(stride * 2**count for stride, count in zip(self.stride, poolings, strict=True))
 
     @property
     def reach(self) -> tuple[int, int, int]:
-        """Voxels along x, y, z beyond which nothing changes an output: half of each kernel on its level, and one pooling cell.
+        """Voxels along x, y, z beyond which nothing changes an output: half of each kernel on its level, and one cell of
+        stride and poolings together.
 
         In multiples of `smallest_step`, and true of boxes that begin and end at such multiples.
         """
@@ -129,7 +132,8 @@ class Network:
         xy = sum(count * 2**level for level, count in layers)
         deep = [layer for layer in layers if not (self.flat_kernels and layer[0] < self.flat_levels)]
         z = sum(count * 2 ** max(0, level - self.flat_levels) for level, count in deep)
-        return tuple(-(-(n + step - 1) // step) * step for n, step in zip((xy, xy, z), self.smallest_step, strict=True))
+        sides = zip((xy, xy, z), self.stride, self.smallest_step, strict=True)
+        return tuple(-(-(n * stride + step - 1) // step) * step for n, stride, step in sides)
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ class Loss:
 class Training:
     """Section 3.6."""
 
+    begin_with: str = ""  # a profile whose networks, of stride 1 and trained first, these begin with; "": random weights
     epochs: int = _number(1000, 1, 100000)
     batches_per_epoch: int = _number(150, 1, 100000)
     validation_batches: int = _number(16, 0, 10000)

@@ -2,6 +2,7 @@
 
 runs/<profile>/prepared/<case>.npz
                fold_<k>/{model.weights.h5, history.csv, fold.json, checkpoint.*, tensorboard/, predictions/<case>.nii.gz}
+               beginning/ (another run, see `beginning`)
                scores.csv  manifest.json  tables/  figures/  notebooks/ (executed)
 """
 
@@ -11,7 +12,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,25 @@ def reopen_run(folder: str | Path) -> Run:
         raise DataError(f"{folder}: no run.json of a run ({error}); name the folder that 'prepare' or 'pack' wrote") from error
     cases = sorted({case for fold in folds for case in (*fold.train, *fold.test)})
     return Run(settings, None, Path(folder), tuple(cases), tuple(folds))
+
+
+def beginning(run: Run) -> Run | None:
+    """The run whose networks those of `run` begin with, in a folder inside of its own: the profile `training.begin_with` on the
+    same scans, folds and seed. None where they begin with random weights.
+
+    Raises:
+        DataError: that profile begins with another one in its turn, or its networks differ in more than the stride.
+    """
+    settings = run.profile
+    if not (name := settings.training.begin_with):
+        return None
+    folder, same = run.folder / "beginning", {key: settings.as_dict()[key] for key in ("seed", "data", "folds")}
+    first = reopen_run(folder) if run.data is None else open_run(name, run.data, folder, same)
+    alike = replace(first.profile.network, stride=settings.network.stride) == settings.network
+    if first.profile.training.begin_with or not alike or first.profile.network.stride != (1, 1, 1):
+        allowed = "a profile that begins with random weights, whose network is the same but for its stride, which is 1"
+        raise DataError(f"profile {settings.name}: training.begin_with is {name!r}; allowed: {allowed}")
+    return first
 
 
 def trained_weights(folder: Path) -> list[Path]:

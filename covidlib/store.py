@@ -10,7 +10,7 @@ from covidlib.files import read_json, whole_file, write_json
 from covidlib.metrics import NEARLY_EMPTY, confusion_fold
 from covidlib.preprocessing import pack_prepared
 from covidlib.report import scores_in_short
-from covidlib.runs import ROOT, Run, trained_weights
+from covidlib.runs import ROOT, Run, beginning, trained_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,12 +54,14 @@ def pack_run(run: Run, folder: Path) -> Path:
     """Write what training needs into `folder`, small: run.json and the prepared volumes by `preprocessing.pack_prepared`.
 
     There `python -m covidlib train --run FOLDER` trains it, without scans or nibabel; its fold_<k> folders, copied back into the
-    run's own, are taken for trained.
+    run's own, are taken for trained. With it, in beginning/, the run that it begins with.
     """
     run.prepared(run.cases)
     for case in run.cases:
         pack_prepared(run.folder / "prepared" / f"{case}.npz", Path(folder) / "prepared" / f"{case}.npz")
     write_json(Path(folder) / "run.json", read_json(run.folder / "run.json"))
+    if first := beginning(run):
+        pack_run(first, Path(folder) / "beginning")
     return Path(folder)
 
 

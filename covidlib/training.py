@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from covidlib.batches import Batches
 from covidlib.errors import DataError
 from covidlib.files import fingerprint, read_json, whole_file, write_json
 from covidlib.losses import SoftDice, TverskyCrossEntropy
-from covidlib.network import build_network
+from covidlib.network import begin_with, build_network
 from covidlib.preprocessing import Prepared, kept_text
 from covidlib.profile import Profile, Training
-from covidlib.runs import Run, commit, machine, versions
+from covidlib.runs import Run, beginning, commit, machine, versions
 
 CODE = ("augmentation", "batches", "losses", "network", "patches", "training")
 log = logging.getLogger("covidlib")
@@ -31,7 +31,8 @@ def train_fold(
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
-    fold_<k>.previous and training begins anew. A fold of fewer cycles (`training.cycle_epochs`) goes on from where it is.
+    fold_<k>.previous and training begins anew. A fold of fewer cycles (`training.cycle_epochs`) goes on from where it is. Where
+    it is to begin with another profile's network (`training.begin_with`), that one is trained first.
 
     Args:
         run: the run.
@@ -49,11 +50,32 @@ def train_fold(
         return state["history"]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
-    model = compiled_network(run.profile)
+    first, model = beginning(run), compiled_network(run.profile)
+    if first and not state:
+        begin_with(model, _trained(first, number, workers))
     history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
     took = {"epochs": len(history), "minutes": history[-1]["minutes"], "commit": commit(), "machine": machine()}
+    if first:
+        took["began_with"] = read_json(first.fold_folder(number) / "fold.json")
     write_json(folder / "fold.json", {**took, "versions": versions(), "test": fold.test})
     return history
+
+
+def _trained(run: Run, number: int, workers: int) -> keras.Model:
+    """The network of a fold, which is trained if it is not yet; its progress is logged."""
+    log.info("fold %d: first %s is trained, to begin with", number, run.profile.name)
+    train_fold(run, number, lambda rows: say_progress(rows, run.profile.training.epochs), workers)
+    model = build_network(run.profile.network)
+    model.load_weights(run.fold_folder(number) / "model.weights.h5")
+    return model
+
+
+def say_progress(history: Sequence[Mapping[str, float]], epochs: int) -> None:
+    """Log a line at every tenth of the epochs: loss, and minutes left if the rest goes like what is done."""
+    done = len(history)
+    if done % max(1, epochs // 10) == 0 or done == epochs:
+        left = history[-1]["minutes"] / done * (epochs - done)
+        log.info("epoch %d of %d: loss %.3f, about %.0f minutes left", done, epochs, history[-1]["loss"], left)
 
 
 def compiled_network(profile: Profile) -> keras.Model:
@@ -231,12 +253,13 @@ def _keys(run: Run, number: int) -> list[str]:
     fold = run.folds[number]
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
+    began_with = _keys(first, number)[-1] if (first := beginning(run)) else ""
     keys = []
     cycles = settings["training"]["cycle_epochs"]
     for end in range(1, len(cycles) + 1) or [0]:
         length = {"cycle_epochs": cycles[:end], "epochs": sum(cycles[:end]) or settings["training"]["epochs"]}
         made_by["training"] = {**settings["training"], **length}
-        keys.append(fingerprint([made_by, fold.train, fold.test, volumes], *CODE))
+        keys.append(fingerprint([made_by, fold.train, fold.test, volumes, began_with], *CODE))
     return keys
 
 

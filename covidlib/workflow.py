@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from covidlib.book import BUILT_FROM
+from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import only_one
 from covidlib.profile import Profile
@@ -44,14 +45,6 @@ def check_parameters(names: dict[str, Any], **kinds: type) -> None:
     names["_parameters_seen"] = True
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
-
-
-def say_progress(history: Sequence[Mapping[str, float]], epochs: int) -> None:
-    """Log a line at every tenth of the epochs: loss, and minutes left if the rest goes like what is done."""
-    done = len(history)
-    if done % max(1, epochs // 10) == 0 or done == epochs:
-        left = history[-1]["minutes"] / done * (epochs - done)
-        log.info("epoch %d of %d: loss %.3f, about %.0f minutes left", done, epochs, history[-1]["loss"], left)
 
 
 def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
@@ -153,15 +146,18 @@ def training_threads(profile: Profile, cores: int, memory_gb: float | None = Non
     """Threads for one training, so that as many folds train at once as cores and memory hold.
 
     Two trainings of one thread each make a fifth more steps than one of two threads: a small network leaves threads waiting for
-    each other. A training needs at most about 1.7 GB and sixteen maps of its finest level: 2.0 GB for `surrogate` (as measured),
-    10 GB for `paper` (a step: 7.2, without the scans).
+    each other. A training needs at most about 1.7 GB, sixteen maps of its finest level (and where a stride makes that one coarser
+    than the patch, eight times the patch's probabilities), and twenty scans of 350 x 350 x 300 mm on its grid: 3.5 GB for
+    `surrogate` (3.2 measured), 10.6 GB for `paper` (a step: 7.2, without the scans).
 
     Args:
         cores: to share among the trainings.
         memory_gb: of which four fifths may be used; None: the machine's.
     """
-    voxels = math.prod(profile.patches.shape_vox) * profile.patches.batch_size
-    needed = 1.7 + 16 * voxels * profile.network.filters[0] * 4 / 1e9
+    voxels, stride = math.prod(profile.patches.shape_vox) * profile.patches.batch_size, math.prod(profile.network.stride)
+    values = 16 * profile.network.filters[0] / stride + (8 * len(CLASSES) if stride > 1 else 0)
+    scans = 20 * 350 * 350 * 300 / math.prod(profile.preprocessing.spacing_mm) * (4 + 1)  # float32 image, uint8 labels
+    needed = 1.7 + (voxels * values * 4 + scans) / 1e9
     there = memory_gb or memory() / 1e9
     at_once = int(0.8 * there / needed) if math.isfinite(there) else 1
     return -(-cores // max(1, min(at_once, cores, profile.folds.number)))

@@ -25,7 +25,8 @@ from covidlib.preprocessing import Prepared
 from covidlib.profile import Inference, Network, Profile, profile_from
 from covidlib.runs import ROOT
 
-KINDS = list(itertools.product(("batch", "instance"), (0, 1), (False, True)))
+KINDS = list(itertools.product(("batch", "instance"), (0, 1), (False, True), [(1, 1, 1)]))
+STRIDES = [("instance", 1, True, (2, 2, 1)), ("batch", 0, False, (2, 1, 2))]
 
 
 def image_of(*shape):
@@ -47,13 +48,13 @@ def stored(tmp_path):
     return store
 
 
-@pytest.mark.parametrize(("norm", "flat_levels", "flat_kernels"), KINDS)
-def test_the_same_probabilities_as_keras_for_any_size(norm, flat_levels, flat_kernels, stored):
-    settings = Network(filters=(4, 6, 8), norm=norm, flat_levels=flat_levels, flat_kernels=flat_kernels)
+@pytest.mark.parametrize(("norm", "flat_levels", "flat_kernels", "stride"), [*KINDS, *STRIDES])
+def test_the_same_probabilities_as_keras_for_any_size(norm, flat_levels, flat_kernels, stride, stored):
+    settings = Network(filters=(4, 6, 8), norm=norm, flat_levels=flat_levels, flat_kernels=flat_kernels, stride=stride)
     model, file = stored(settings)
     found = Engine(settings, file)
-    for shape in ((16, 20, 12), (4, 8, 4), (16, 20, 12)):
-        image = image_of(*shape)
+    for times in ((2, 3, 3), (1, 2, 1), (2, 3, 3)):
+        image = image_of(*np.multiply(settings.smallest_step, times))
         expected = np.asarray(model(image, training=False))
         assert expected.std() > 0.05  # there is something to agree on
         np.testing.assert_allclose(found(image), expected, atol=1e-3)

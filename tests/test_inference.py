@@ -102,6 +102,7 @@ def test_beyond_its_reach_a_voxel_changes_nothing():
     image[0, 32, 32, 16] = 100
     changed = np.argwhere(np.abs(np.asarray(model(image)) - before).max(-1)[0] > 0)
     assert (np.abs(changed - (32, 32, 16)).max(0) <= network.reach).all() and len(changed) > 1000
+    assert dataclasses.replace(network, stride=(2, 2, 3)).reach == (48, 48, 30)
 
 
 @pytest.mark.parametrize("shape", [(64, 48, 24), (80, 8, 4), (16, 16, 60)])

@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 import os
 
+import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import covidlib
 from covidlib.engine import has_bfloat16
-from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, build_network
+from covidlib.network import FusedBatchNormalization, FusedInstanceNormalization, begin_with, build_network
 from covidlib.profile import Network, load_profile
 
 TINY = (2, 3, 4)
@@ -68,6 +69,38 @@ def test_flat_levels_pool_and_convolve_in_plane_only():
     assert kernels == {"down0a": flat, "merge0b": flat, "down1a": cube, "merge1b": cube, "bottoma": cube}
     cubic = build_network(Network(filters=TINY, flat_levels=1, flat_kernels=False))
     assert cubic.get_layer("down0a").kernel_size == cube
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (2, 2, 1), (3, 1, 2)])
+def test_a_stride_takes_blocks_of_voxels_in_as_one(stride):
+    """The input's levels are those of the coarse network: kernels three blocks wide, and only the last layer is as fine again."""
+    settings = Network(filters=TINY, flat_levels=1, flat_kernels=True, stride=stride)
+    model, step = build_network(settings), (4, 4, 2)
+    assert settings.smallest_step == tuple(np.multiply(step, stride))
+    assert model.get_layer("down0a").kernel_size == tuple(np.multiply((3, 3, 1), stride))
+    assert model.get_layer("down0b").kernel_size == model.get_layer("merge0b").kernel_size == (3, 3, 1)
+    shape = np.multiply(settings.smallest_step, 2)
+    middle = keras.Model(model.input, model.get_layer("merge0b").output)
+    assert forward(middle, *shape).shape[1:4] == tuple(shape // stride) and forward(model, *shape).shape[1:4] == tuple(shape)
+
+
+def test_a_network_that_begins_with_a_coarse_one_predicts_in_each_block_what_that_one_does():
+    coarse, settings = Network(filters=TINY, flat_levels=1, norm="instance"), {"stride": (2, 2, 3)}
+    small, large = build_network(coarse, 1), build_network(dataclasses.replace(coarse, **settings), 2)
+    image = np.random.default_rng(0).normal(size=(8, 8, 4)).astype(np.float32)
+    blocks = image.repeat(2, 0).repeat(2, 1).repeat(3, 2)
+    noise = np.random.default_rng(1).normal(size=blocks.shape)
+    within = noise.reshape(8, 2, 8, 2, 4, 3) - noise.reshape(8, 2, 8, 2, 4, 3).mean((1, 3, 5), keepdims=True)
+    begin_with(large, small)
+    expected, found = (ops.convert_to_numpy(net(x[None, ..., None])) for net, x in ((small, image), (large, blocks)))
+    np.testing.assert_allclose(found[0], expected[0].repeat(2, 0).repeat(2, 1).repeat(3, 2), atol=1e-4)
+    varied = ops.convert_to_numpy(large((blocks + within.reshape(blocks.shape))[None, ..., None].astype(np.float32)))
+    np.testing.assert_allclose(varied, found, atol=1e-4)  # of a block only the mean counts
+
+
+def test_a_network_cannot_begin_with_one_of_other_filters():
+    with pytest.raises(ValueError, match="shape"):
+        begin_with(build_network(Network(filters=(2, 3), stride=(2, 2, 2))), build_network(Network(filters=(2, 4))))
 
 
 def test_the_seed_decides_the_weights():

@@ -169,6 +169,7 @@ def test_a_number_written_as_1e_3_is_a_number(tmp_path):
 @pytest.mark.parametrize(("flat_levels", "step"), [(0, (16, 16, 16)), (1, (16, 16, 8)), (2, (16, 16, 4)), (8, (16, 16, 1))])
 def test_smallest_step_counts_the_poolings_of_each_axis(flat_levels, step):
     assert Network(flat_levels=flat_levels).smallest_step == step
+    assert Network(flat_levels=flat_levels, stride=(2, 1, 3)).smallest_step == (2 * step[0], step[1], 3 * step[2])
 
 
 def test_a_profile_made_in_code_is_checked_too():

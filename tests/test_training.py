@@ -18,9 +18,10 @@ from covidlib import training
 from covidlib.batches import Batches
 from covidlib.errors import DataError
 from covidlib.files import read_json
+from covidlib.network import begin_with, build_network
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Training, load_profile
-from covidlib.runs import ROOT, open_run, reopen_run
+from covidlib.runs import ROOT, beginning, open_run, reopen_run
 from covidlib.store import pack_run
 from covidlib.training import Keeper, after_epoch, compiled_network, fit, next_rate, train_fold
 
@@ -270,6 +271,57 @@ def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, m
         with pytest.raises(AssertionError, match="trained again"):
             train_fold(run(*other), 0)
         (tmp_path / "fold_0.previous").replace(tmp_path / "fold_0")
+
+
+BEGINNING = {"training.epochs": 1, "training.batches_per_epoch": 1, "network.stride": [2, 2, 2]}
+
+
+@pytest.fixture
+def begun(tmp_path, tiny_yaml, tiny_folder):
+    """A function: a run whose networks, of stride 2 on a grid of half the spacing, begin with those of the tiny profile."""
+    tiny = load_profile(tiny_yaml)
+    twice = {"patches.shape_vox": [2 * n for n in tiny.patches.shape_vox], "training.begin_with": str(tiny_yaml)}
+    twice["inference.window_shape_vox"] = [2 * n for n in tiny.inference.window_shape_vox]
+    twice["preprocessing.spacing_mm"] = [mm / 2 for mm in tiny.preprocessing.spacing_mm]
+    return lambda changes=None: open_run(tiny_yaml, tiny_folder, tmp_path / "run", {**BEGINNING, **twice, **(changes or {})})
+
+
+def test_a_fold_begins_with_the_network_of_another_profile(begun, trained_run, monkeypatch, caplog):
+    """That one is trained first, with this run's seed; at a rate of next to nothing, this one stays as it began."""
+    run = begun({"training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0})
+    with caplog.at_level(logging.INFO, "covidlib"):
+        assert len(train_fold(run, 0)) == 1
+    assert "fold 0: first tiny is trained" in caplog.text and "epoch 3 of 3" in caplog.text
+    first = beginning(run)
+    assert first.folder == run.folder / "beginning" and first.profile.as_dict() == trained_run.profile.as_dict()
+    assert read_json(run.fold_folder(0) / "fold.json")["began_with"]["epochs"] == 3
+    coarse, fine = build_network(first.profile.network), build_network(run.profile.network)
+    coarse.load_weights(first.fold_folder(0) / "model.weights.h5")
+    begin_with(fine, coarse)
+    began = fine.get_weights()
+    fine.load_weights(run.fold_folder(0) / "model.weights.h5")
+    for ours, theirs, variable in zip(fine.get_weights(), began, fine.weights, strict=True):
+        if "moving" not in variable.path:
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    monkeypatch.setattr(training, "fit", no_fit)
+    assert len(train_fold(begun({"training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0}), 0)) == 1
+    with pytest.raises(AssertionError, match="trained again"):
+        train_fold(begun({"training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0, "seed": 1}), 0)
+
+
+def test_the_packed_run_has_what_it_begins_with(begun, tmp_path):
+    home = begun()
+    away = reopen_run(pack_run(home, tmp_path / "packed"))
+    assert beginning(away).profile == beginning(home).profile and beginning(away).data is None
+    history = train_fold(away, 0)
+    shutil.copytree(away.fold_folder(0), home.fold_folder(0))
+    assert train_fold(home, 0) == history and not beginning(home).fold_folder(0).exists()
+
+
+@pytest.mark.parametrize("change", [{"network.filters": [4, 4]}, {"network.norm": "instance"}])
+def test_networks_that_differ_in_more_than_the_stride_cannot_begin_with_each_other(begun, change):
+    with pytest.raises(DataError, match=r"training\.begin_with is '.*tiny\.yaml'; allowed: .*the same but for its stride"):
+        train_fold(begun(change), 0)
 
 
 def no_fit(*arguments, **options):

@@ -78,11 +78,12 @@ def test_injected_cell_has_the_fold(copy):
 
 def test_as_many_trainings_at_once_as_memory_holds():
     small, paper = load_profile("surrogate"), load_profile("paper")
-    assert workflow.training_threads(small, 2, 24) == 1  # 2.0 GB each: two at once, a thread each
-    assert workflow.training_threads(small, 2, 4) == 2
-    assert workflow.training_threads(small, 16, 24) == 4  # four at once; five would be three threads each, and nine fit
-    assert workflow.training_threads(paper, 2, 24) == 2  # 10 GB each at most: one after another
-    assert workflow.training_threads(paper, 2, 26) == 1
+    assert workflow.training_threads(small, 2, 9) == 1  # 3.5 GB each: two at once, a thread each
+    assert workflow.training_threads(small, 2, 8) == 2
+    assert workflow.training_threads(load_profile("surrogate-coarse"), 2, 6) == 1  # 2.2 GB
+    assert workflow.training_threads(small, 16, 24) == 4  # five at once, on three or four threads each
+    assert workflow.training_threads(paper, 2, 26) == 2  # 10.6 GB each at most: one after another
+    assert workflow.training_threads(paper, 2, 27) == 1
 
 
 def test_nothing_to_do_a_second_time(copy):
