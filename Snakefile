@@ -13,7 +13,8 @@ RUN = Path(out or ROOT / "runs" / settings.name)
 ALL = list(range(settings.folds.number))
 FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config["folds"]).split(",") if fold] or ALL
 
-PROFILE = name if str(name).endswith((".yaml", ".yml")) else str(PROFILES / f"{name}.yaml")
+FIRST = settings.training.begin_with
+PROFILE = [one if one.endswith((".yaml", ".yml")) else str(PROFILES / f"{one}.yaml") for one in (name, FIRST) if one]
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
@@ -66,8 +67,19 @@ rule augmentation:
     shell: f"{COVIDLIB} notebook 03_augmentation {CHOSEN}"
 
 
+if FIRST:  # two rules, for the coarser networks need less memory: more of them train at once
+
+    rule beginning:
+        input: rules.prepare.output, PROFILE, modules(*TRAINING)
+        output: touch(str(RUN / "beginning" / "fold_{fold}.done"))
+        threads: training_threads(load_profile(FIRST), workflow.cores)
+        shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} begin {CHOSEN} --fold {{wildcards.fold}}"
+
+
 rule training:
-    input: rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING, "metrics", "figures")
+    input:
+        rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING, "metrics", "figures"),
+        [str(RUN / "beginning" / "fold_{fold}.done")] if FIRST else [],
     output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
     threads: training_threads(settings, workflow.cores)
     shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"

@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     _profile_arguments(prepare)
     prepare.set_defaults(command=_prepare)
 
+    begin = verbs.add_parser("begin", help="train a fold of what a run begins with (a step of run)")
+    _profile_arguments(begin)
+    begin.add_argument("--fold", type=int, required=True)
+    begin.set_defaults(command=_begin)
+
     store = verbs.add_parser("store", help="keep a finished run: results/<profile>/, and its weights in half precision")
     _profile_arguments(store)
     store.add_argument("--weights", default="", metavar="DIR", help="write the weights there (default: do not)")
@@ -163,12 +168,28 @@ def _phantom(given: argparse.Namespace) -> None:
 
 
 def _prepare(given: argparse.Namespace) -> None:
-    from covidlib.runs import open_run
+    from covidlib.runs import beginning, open_run
 
     started = time.monotonic()
     run = open_run(given.profile, given.data, given.out)
     run.prepared(run.cases)
+    if first := beginning(run):
+        first.prepared(first.cases)
     _say(f"{len(run.cases)} cases on the working grid", started)
+
+
+def _begin(given: argparse.Namespace) -> None:
+    from covidlib.runs import beginning, open_run
+    from covidlib.training import say_progress, train_fold
+    from covidlib.workflow import MARK
+
+    started, run = time.monotonic(), beginning(open_run(given.profile, given.data, given.out))
+    if not run:
+        raise DataError(f"profile {given.profile}: begins with random weights; allowed: one with training.begin_with")
+    name = f"{run.profile.name} fold {given.fold}"
+    logging.basicConfig(level=logging.INFO, format=f"{MARK}{name}: %(message)s", stream=sys.stderr, force=True)
+    train_fold(run, given.fold, lambda rows: say_progress(rows, run.profile.training.epochs))
+    _say(name, started)
 
 
 def _store(given: argparse.Namespace) -> None:

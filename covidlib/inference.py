@@ -164,8 +164,8 @@ def _tile(shape: Sequence[int], profile: Profile) -> tuple[tuple[int, ...], tupl
 
 
 def bytes_per_voxel(network: Network) -> float:
-    """About what a prediction holds at once, as measured: some six values per filter of the finest level; and where a stride makes
-    that one coarser than the voxels, three times a voxel's probabilities."""
+    """About what a prediction holds at once: some six values per filter of the finest level, as measured; and where a stride
+    makes that one coarser than the voxels, three times their probabilities."""
     level = 6 * network.filters[0] * (2 if in_half_precision(network) else 4)
     return level if network.stride == (1, 1, 1) else level / math.prod(network.stride) + 3 * 4 * len(CLASSES)
 

@@ -80,13 +80,20 @@ def scores_in_short(folder: Path) -> str:
 def provenance(manifest: Mapping[str, Any]) -> str:
     """Data, profile, seed, machine and minutes of a run in one paragraph."""
     folds = manifest["folds"]
-    minutes = ", ".join(f"fold {number}: {fold['minutes']:.0f} min ({fold['epochs']} epochs)" for number, fold in folds.items())
+    minutes = ", ".join(f"fold {number}: {_took(fold)}" for number, fold in folds.items())
     planned = profile_from(manifest["profile"]).folds.number
     tested = "the folds run so far: " if len(folds) < planned else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
         f"Machine: {manifest['machine']}. Training time, on machines that other work shared, {tested}{minutes}."
     )
+
+
+def _took(fold: Mapping[str, Any]) -> str:
+    """Minutes and epochs of a fold's training, and before them those of the one it began with."""
+    parts = [part for part in (fold.get("began_with"), fold) if part]
+    minutes, epochs = (" + ".join(f"{part[key]:.0f}" for part in parts) for key in ("minutes", "epochs"))
+    return f"{minutes} min ({epochs} epochs)"
 
 
 def means_markdown(scores: "pd.DataFrame") -> str:

@@ -21,8 +21,8 @@ def store_results(run: Run, folder: Path) -> Path:
     """Copy what a reader of the results needs into `folder`; large files stay in the run.
 
     run.json (settings, folds), manifest.json (versions, machine, minutes, checksums), scores.csv (a row per case and class),
-    history_fold_<k>.csv (a row per epoch); and what needs the scans: quantities.csv (`quantify_fold`), confusion.csv
-    (`confusion_fold`) and the `pictures`.
+    history_fold_<k>.csv (a row per epoch, first those of the network that it began with); and what needs the scans:
+    quantities.csv (`quantify_fold`), confusion.csv (`confusion_fold`) and the `pictures`.
 
     Raises:
         DataError: the run has not been evaluated yet.
@@ -32,7 +32,6 @@ def store_results(run: Run, folder: Path) -> Path:
     from covidlib.quantification import quantify_fold
 
     files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    files |= {path: f"history_{path.parent.name}.csv" for path in sorted(run.folder.glob("fold_*[0-9]/history.csv"))}
     for source, name in files.items():
         if not source.is_file():
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
@@ -41,6 +40,9 @@ def store_results(run: Run, folder: Path) -> Path:
     folds, kept = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"])), read_json(run.folder / "manifest.json")
     if kept["profile"] != run.profile.as_dict() or list(kept["folds"]) != list(map(str, folds)):
         raise DataError(f"{run.folder}: not evaluated with these settings on all its folds; run 'python -m covidlib run' again")
+    for fold in folds:
+        with whole_file(Path(folder) / f"history_fold_{fold}.csv") as temporary:
+            _history(run, fold).to_csv(temporary, index=False, float_format="%.6g")
     for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
         with whole_file(Path(folder) / f"{name}.csv") as temporary:
             pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")
@@ -48,6 +50,19 @@ def store_results(run: Run, folder: Path) -> Path:
         with whole_file(Path(folder) / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
     return Path(folder)
+
+
+def _history(run: Run, fold: int) -> "pd.DataFrame":
+    """A fold's epochs, after those of the network that it began with; epochs and minutes go on counting."""
+    import pandas as pd
+
+    own = pd.read_csv(run.fold_folder(fold) / "history.csv")
+    if not (first := beginning(run)):
+        return own
+    before = _history(first, fold)
+    for column in ("epoch", "minutes"):
+        own[column] += before[column].iloc[-1]
+    return pd.concat([before, own])
 
 
 def pack_run(run: Run, folder: Path) -> Path:

@@ -88,7 +88,7 @@ def test_overfitting_reads_the_last_epoch_of_each_fold():
 
 def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
     profile = {"name": "surrogate"}
-    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2}}
+    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2, "began_with": {"minutes": 99, "epochs": 7}}}
     manifest = {"data": "8-bit surrogate", "profile": profile, "seed": 7, "machine": "an abacus", "folds": folds}
     write_json(tmp_path / "stored" / "manifest.json", manifest)
     scores.to_csv(tmp_path / "stored" / "scores.csv", index=False)
@@ -98,7 +98,7 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
             tmp_path / f"stored/history_fold_{fold}.csv", index=False
         )
     text = stored_results(tmp_path / "stored", tmp_path)
-    assert "seed 7" in text and "an abacus" in text and "fold 0: 25 min (2 epochs)" in text
+    assert "seed 7" in text and "an abacus" in text and "fold 0: 25 min (2 epochs), fold 1: 99 + 24 min (7 + 2 epochs)" in text
     assert "surrogate_cases.svg" in text and "surrogate_figure6.png" not in text  # that one was not stored
     assert "{numref}`surrogate-cases` shows" in text and ":name: surrogate-cases" in text
     assert {path.name for path in tmp_path.glob("*.svg")} == {"surrogate_cases.svg", "surrogate_figure4.svg"}

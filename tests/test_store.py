@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from covidlib import store
 from covidlib.errors import DataError
 from covidlib.files import read_json, write_json
 from covidlib.inference import load_model, predict_fold, predict_volume
@@ -64,6 +65,17 @@ def test_store_copies_scores_histories_and_settings_and_draws_what_needs_the_sca
     names = {"run.json", "manifest.json", "scores.csv", "history_fold_0.csv", "figure6.png", "failures.png"}
     assert {path.name for path in stored.iterdir()} == names | {"quantities.csv", "confusion.csv"}
     assert (stored / "history_fold_0.csv").read_text() == (evaluated.folder / "fold_0" / "history.csv").read_text()
+
+
+def test_the_stored_history_has_the_epochs_of_the_beginning_first(evaluated, tiny_yaml, tiny_folder, monkeypatch, tmp_path):
+    """Here a run that begins with a copy of itself: three epochs, and three more."""
+    first = Run(evaluated.profile, evaluated.data, tmp_path / "first", evaluated.cases, evaluated.folds)
+    shutil.copytree(evaluated.folder, first.folder)
+    monkeypatch.setattr(store, "beginning", lambda run: first if run is evaluated else None)
+    kept = pd.read_csv(store_results(evaluated, tmp_path / "stored") / "history_fold_0.csv")
+    one = pd.read_csv(first.fold_folder(0) / "history.csv")
+    assert kept["epoch"].tolist() == [1, 2, 3, 4, 5, 6] and kept["loss"].tolist() == one["loss"].tolist() * 2
+    assert kept["minutes"].iloc[-1] == pytest.approx(2 * one["minutes"].iloc[-1], rel=1e-4)
 
 
 def test_settings_or_folds_that_were_not_evaluated_are_not_stored(evaluated, tmp_path):
