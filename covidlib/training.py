@@ -63,7 +63,7 @@ def train_fold(
 
 def _trained(run: Run, number: int, workers: int) -> keras.Model:
     """The network of a fold, which is trained if it is not yet; its progress is logged."""
-    log.info("fold %d: first %s is trained, to begin with", number, run.profile.name)
+    log.info("fold %d: begins with the network of %s", number, run.profile.name)
     train_fold(run, number, lambda rows: say_progress(rows, run.profile.training.epochs), workers)
     model = build_network(run.profile.network)
     model.load_weights(run.fold_folder(number) / "model.weights.h5")

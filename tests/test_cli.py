@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from covidlib.__main__ import main
 from covidlib.dataset import IMAGES, MASKS
+from covidlib.profile import load_profile
+from covidlib.workflow import MARK
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("tensorflow", "keras", "jax", "openvino", "matplotlib", "pandas", "scipy", "nibabel", "papermill", "batchgenerators")
@@ -81,6 +84,29 @@ def test_prepare_brings_every_case_to_the_working_grid(tiny_yaml, tiny_folder, t
     assert main(["prepare", "--profile", str(tiny_yaml), "--data", str(tiny_folder), "--out", str(tmp_path)]) == 0
     assert len(list((tmp_path / "prepared").glob("tiny_*.npz"))) == 4
     assert "4 cases on the working grid" in capsys.readouterr().err
+
+
+def test_begin_trains_what_a_profile_begins_with_and_says_so_to_the_workflow(tiny_yaml, tiny_folder, tmp_path):
+    """Every line that the terminal is to show is marked."""
+    tiny = load_profile(tiny_yaml)
+    changed = {"network.stride": [2, 1, 1], "training.begin_with": str(tiny_yaml)}
+    changed["patches.shape_vox"], changed["inference.window_shape_vox"] = (
+        [2 * shape[0], *shape[1:]] for shape in (tiny.patches.shape_vox, tiny.inference.window_shape_vox)
+    )
+    path = tmp_path / "fine.yaml"
+    path.write_text(yaml.safe_dump(load_profile(tiny_yaml, changed).as_dict()))
+    given = ["--profile", str(path), "--data", str(tiny_folder), "--out", str(tmp_path / "run")]
+    done = python("-m", "covidlib", "begin", *given, "--fold", "1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "beginning" / "fold_1" / "model.weights.h5").is_file()
+    said = [line for line in done.stderr.splitlines() if line.startswith(MARK)]
+    assert f"{MARK}tiny fold 1: epoch 3 of 3" in said[-2] and said[-1].startswith(f"{MARK}tiny fold 1: ")
+
+
+def test_a_profile_that_begins_with_random_weights_has_no_beginning(tiny_yaml, tiny_folder, tmp_path, capsys):
+    given = ["--profile", str(tiny_yaml), "--data", str(tiny_folder), "--out", str(tmp_path)]
+    assert main(["begin", *given, "--fold", "0"]) == 1
+    assert "begins with random weights; allowed: one with training.begin_with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

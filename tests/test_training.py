@@ -291,7 +291,7 @@ def test_a_fold_begins_with_the_network_of_another_profile(begun, trained_run, m
     run = begun({"training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0})
     with caplog.at_level(logging.INFO, "covidlib"):
         assert len(train_fold(run, 0)) == 1
-    assert "fold 0: first tiny is trained" in caplog.text and "epoch 3 of 3" in caplog.text
+    assert "fold 0: begins with the network of tiny" in caplog.text and "epoch 3 of 3" in caplog.text
     first = beginning(run)
     assert first.folder == run.folder / "beginning" and first.profile.as_dict() == trained_run.profile.as_dict()
     assert read_json(run.fold_folder(0) / "fold.json")["began_with"]["epochs"] == 3
