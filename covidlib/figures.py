@@ -350,7 +350,10 @@ def _blocks(model: Any) -> list[tuple[list[str], set[str], list[int], str]]:
     blocks, divided = [([], set(), [1, 1, 1], "")], np.ones(3, int)
     for layer in model.layers:
         kind = type(layer).__name__
-        if kind == "Conv3D":
+        if kind == "Conv3D" or layer.name == "classes":  # which is transposed where the first has a stride
+            if len(blocks) == 1:
+                divided = divided * layer.strides
+                blocks[0][2][:] = divided.tolist()
             blocks[-1][0].append(str(layer.filters))
             blocks[-1][1].add(_times(layer.kernel_size))
         elif kind in ("MaxPooling3D", "Conv3DTranspose"):

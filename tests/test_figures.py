@@ -22,7 +22,8 @@ from scipy import ndimage
 
 from covidlib import figures as F
 from covidlib.dataset import CLASSES, Case
-from covidlib.profile import load_profile
+from covidlib.network import build_network
+from covidlib.profile import Network, load_profile
 from covidlib.runs import ROOT
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -268,7 +269,7 @@ def test_pipeline_chart_follows_the_profile() -> None:
 
 
 def layer(kind: str, **settings: object) -> object:
-    return type(kind, (), settings)()
+    return type(kind, (), {"strides": (1, 1, 1), "name": "", **settings})()
 
 
 def test_network_chart_draws_what_the_layers_say() -> None:
@@ -287,6 +288,15 @@ def test_network_chart_draws_what_the_layers_say() -> None:
         assert words in told
     arrows = [text.arrow_patch.get_linestyle() for text in figure.axes[0].texts if hasattr(text, "arrow_patch")]
     assert sorted(arrows) == ["dashed", "solid", "solid"]  # a skip connection, down, up
+
+
+def test_network_chart_counts_a_stride_as_it_counts_poolings() -> None:
+    """32 x 16 x 8 voxels are 16 x 8 x 8 blocks on the first level; the transposed convolution at the end is no level of its own."""
+    network = Network(filters=(7, 9), flat_levels=1, flat_kernels=True, stride=(2, 2, 1))
+    told = texts(F.network_chart(build_network(network), (32, 16, 8)))
+    for words in ("7·7\n6×6×1\n16×8×8", "9·9\n3×3×3\n8×4×8", "7·7·4\n3×3×1\n16×8×8"):
+        assert words in told
+    assert "32×16×8" not in told
 
 
 def test_loss_course_follows_the_losses_and_their_scatter() -> None:
