@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.report import recipes_markdown, scores_in_short, stored_results, table_1_markdown
+from covidlib.report import changes_markdown, recipes_markdown, scores_in_short, stored_results, table_1_markdown
 from covidlib.runs import ROOT, Run
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def stage(run: Run) -> Path:
         "table1.md": table_1_markdown(_scores(run.folder)),
         "surrogate.md": stored_results(RESULTS / "surrogate", generated),
         "model_scores.md": scores_in_short(RESULTS / "surrogate"),
+        "changes.md": changes_markdown(RESULTS / "surrogate_coarse", RESULTS / "surrogate", generated),
         "recipes.md": recipes_markdown([RESULTS / name for name in RECIPES]),
     }
     for name, text in texts.items():

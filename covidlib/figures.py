@@ -263,6 +263,26 @@ def score_boxes(scores: "pd.DataFrame") -> Figure:
     return figure
 
 
+def case_changes(before: "pd.DataFrame", after: "pd.DataFrame") -> Figure:
+    """Dice of every case in two runs, lungs (mean of left and right) and infection: a gray dot before, a colored one after."""
+    figure, axes = _figure(1, 2, 0.2 * before["case"].nunique() + 1.4, sharey=True)
+    tables = []
+    for scores in (before, after):
+        kinds = scores["class"].where(scores["class"] == "infection", "lungs").rename("kind")
+        tables.append(scores.groupby(["fold", "case", kinds])["dice"].mean().unstack())
+    for place, kind, color in zip(axes, ("lungs", "infection"), COLORS[1:], strict=True):
+        old, new = (table[kind].to_numpy() for table in tables)
+        rows = range(len(old))
+        place.hlines(rows, old, new, color=color, linewidth=2)
+        place.plot(old, rows, "o", color=GREY, markersize=4, label="before")
+        place.plot(new, rows, "o", color=color, markersize=6, label="after")
+        place.set(title=kind.capitalize(), xlabel="Dice", ylim=(len(old) - 0.5, -0.5))
+        place.set(yticks=rows, yticklabels=[case for _, case in tables[0].index])
+        place.grid()
+    _legend(figure, [axes[0].get_lines()[0], *(place.get_lines()[1] for place in axes)])
+    return figure
+
+
 def case_dots(scores: "pd.DataFrame", metric: str = "dice") -> Figure:
     """A row per case, a dot per class; a missing dot is an undefined score (empty truth)."""
     table = scores.pivot_table(index=["fold", "case"], columns="class", values=metric)

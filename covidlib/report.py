@@ -173,6 +173,27 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
     return f"{said}\n\n{markdown_table(head, rows)}"
 
 
+def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
+    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained. "" where one is missing."""
+    import pandas as pd
+
+    from covidlib import figures
+    from covidlib.metrics import NEARLY_EMPTY
+
+    if not all((run / "scores.csv").is_file() for run in (before, after)):
+        return ""
+    scores = [pd.read_csv(run / "scores.csv").query("case != @NEARLY_EMPTY") for run in (before, after)]
+    figures.keep(figures.case_changes(*scores), pictures / "surrogate_changes")
+    told = []
+    for kind, classes in (("infection", ("infection",)), ("the lungs", CLASSES[1:3])):
+        old, new = (one[one["class"].isin(classes)].groupby("case")["dice"].mean() for one in scores)
+        change = new - old
+        told.append(f"for {kind} in {sum(change > 0)} of {len(change)} ({change.min():+.3f} to {change.max():+.3f})")
+    said = f"On the finer grid Dice rises {' and '.join(told)}, the nearly empty case aside: {{}}."
+    caption = "Dice of every case by `surrogate-coarse` (gray) and after the steps on the finer grid (colored)"
+    return picture("surrogate_changes.svg", said, caption)
+
+
 def recipes_markdown(runs: Sequence[Path]) -> str:
     """Stored runs side by side: the settings that differ (of those not named, the defaults), and means. "" for fewer than two."""
     import pandas as pd

@@ -291,7 +291,7 @@ def test_network_chart_draws_what_the_layers_say() -> None:
 
 
 def test_network_chart_counts_a_stride_as_it_counts_poolings() -> None:
-    """32 x 16 x 8 voxels are 16 x 8 x 8 blocks on the first level; the transposed convolution at the end is no level of its own."""
+    """32 x 16 x 8 voxels are 16 x 8 x 8 blocks on the first level; the transposed convolution at the end is no level."""
     network = Network(filters=(7, 9), flat_levels=1, flat_kernels=True, stride=(2, 2, 1))
     told = texts(F.network_chart(build_network(network), (32, 16, 8)))
     for words in ("7·7\n6×6×1\n16×8×8", "9·9\n3×3×3\n8×4×8", "7·7·4\n3×3×1\n16×8×8"):
@@ -330,6 +330,16 @@ def test_score_boxes_hold_every_defined_score(scores: pd.DataFrame) -> None:
     assert len(dots[1][1]) == 3  # the undefined one is left out
     assert panels[0].get_ylim() == (-0.02, 1.02) and panels[2].get_ylim()[0] > 0.5
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["lungs", "infection"]
+
+
+def test_case_changes_run_from_the_first_run_to_the_second(scores: pd.DataFrame) -> None:
+    better = scores.assign(dice=scores["dice"] + 0.05)
+    lungs, infection = F.case_changes(scores, better).axes
+    assert [line.get_xdata().tolist() for line in lungs.lines] == [pytest.approx([0.8] * 4), pytest.approx([0.85] * 4)]
+    assert infection.lines[1].get_xdata() == pytest.approx([0.15, 0.25, 0.35, 0.45])
+    ends = [(*part[0], *part[1]) for part in infection.collections[0].get_segments()]
+    assert ends[3] == pytest.approx((0.4, 3, 0.45, 3))
+    assert [label.get_text() for label in lungs.get_yticklabels()] == ["a", "b", "c", "d"]
 
 
 def test_case_dots_name_case_and_fold(scores: pd.DataFrame) -> None:
@@ -435,6 +445,7 @@ DRAWN = {
     "loss_course": lambda: F.loss_course({0: history(), 1: history(5)}),
     "score_boxes": lambda: F.score_boxes(some_scores()),
     "case_dots": lambda: F.case_dots(some_scores()),
+    "case_changes": lambda: F.case_changes(some_scores(), some_scores().assign(dice=lambda scores: scores["dice"] ** 0.8)),
     "history_curves": lambda: F.history_curves(history()),
     "histogram": lambda: F.histogram(drawn_case()),
     "overlay": lambda: F.overlay(drawn_case(), drawn_case().labels, "case_a: 50.0 % infected"),

@@ -11,6 +11,7 @@ from covidlib.files import write_json
 from covidlib.metrics import NEARLY_EMPTY
 from covidlib.report import (
     cases_markdown,
+    changes_markdown,
     confusion_markdown,
     means_markdown,
     overfitting_markdown,
@@ -119,6 +120,18 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
     _, before, after = cells(text, "infection Dice, all slices")
     assert float(after) - float(before) == pytest.approx(0.0625, abs=1e-3)
     assert recipes_markdown([tmp_path / "one", tmp_path / "none"]) == ""
+
+
+def test_changes_count_who_gained(scores, tmp_path):
+    for name, shift in (("before", 0.0), ("after", 0.0625)):
+        changed = scores.assign(dice=scores["dice"] + shift * (scores["class"] == "infection"))
+        write_json(tmp_path / name / "run.json", {})
+        changed.to_csv(tmp_path / name / "scores.csv", index=False)
+    text = changes_markdown(tmp_path / "before", tmp_path / "after", tmp_path)
+    assert "for infection in 2 of 2 (+0.062 to +0.062) and for the lungs in 0 of 2 (+0.000 to +0.000)" in text
+    assert "the nearly empty case aside: {numref}`surrogate-changes`." in text
+    assert (tmp_path / "surrogate_changes.svg").is_file()
+    assert changes_markdown(tmp_path / "before", tmp_path / "none", tmp_path) == ""
 
 
 def test_the_readme_quotes_the_stored_scores():
