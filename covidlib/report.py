@@ -174,7 +174,7 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
 
 
 def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
-    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained. "" where one is missing."""
+    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained. "" without both runs."""
     import pandas as pd
 
     from covidlib import figures
@@ -182,7 +182,8 @@ def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
 
     if not all((run / "scores.csv").is_file() for run in (before, after)):
         return ""
-    scores = [pd.read_csv(run / "scores.csv").query("case != @NEARLY_EMPTY") for run in (before, after)]
+    tables = [pd.read_csv(run / "scores.csv") for run in (before, after)]
+    scores = [table[table["case"] != NEARLY_EMPTY] for table in tables]
     figures.keep(figures.case_changes(*scores), pictures / "surrogate_changes")
     told = []
     for kind, classes in (("infection", ("infection",)), ("the lungs", CLASSES[1:3])):
