@@ -174,7 +174,7 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
 
 
 def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
-    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained. "" without both runs."""
+    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained; "" without both."""
     import pandas as pd
 
     from covidlib import figures
