@@ -56,7 +56,10 @@ def _history(run: Run, fold: int) -> "pd.DataFrame":
     """A fold's epochs, after those of the network that it began with; epochs and minutes go on counting."""
     import pandas as pd
 
-    own = pd.read_csv(run.fold_folder(fold) / "history.csv")
+    file = run.fold_folder(fold) / "history.csv"
+    if not file.is_file():
+        raise DataError(f"{file}: not there; where the fold was trained elsewhere, copy its folder from there")
+    own = pd.read_csv(file)
     if not (first := beginning(run)):
         return own
     before = _history(first, fold)

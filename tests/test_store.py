@@ -76,6 +76,9 @@ def test_the_stored_history_has_the_epochs_of_the_beginning_first(evaluated, tin
     one = pd.read_csv(first.fold_folder(0) / "history.csv")
     assert kept["epoch"].tolist() == [1, 2, 3, 4, 5, 6] and kept["loss"].tolist() == one["loss"].tolist() * 2
     assert kept["minutes"].iloc[-1] == pytest.approx(2 * one["minutes"].iloc[-1], rel=1e-4)
+    (first.fold_folder(0) / "history.csv").unlink()
+    with pytest.raises(DataError, match="history.csv: not there; where the fold was trained elsewhere, copy its folder"):
+        store_results(evaluated, tmp_path / "stored")
 
 
 def test_settings_or_folds_that_were_not_evaluated_are_not_stored(evaluated, tmp_path):
