@@ -22,7 +22,7 @@ GROWTH = (  # what to look for, caption
     "Wall time and peak memory against the size of one scan, and against the number of scans in one call",
 )
 
-SEEDS = {"run": "as stored", "other seed": "another seed", "mean": "mean of both"}
+SEEDS = {"run": "surrogate-coarse", "other seed": "another seed", "mean": "mean of both"}
 DOUBT = (
     "In {} a dot is a scan; on the line as much is marked as there is.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
