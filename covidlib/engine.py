@@ -5,6 +5,7 @@ is; here it is said again in OpenVINO's words, and a test holds the two to the s
 """
 
 import contextlib
+import math
 import os
 import platform
 import sys
@@ -148,6 +149,30 @@ class _Layers:
         )
         return self.op.add(larger, _per_map(bias))
 
+    def to_classes(self, x: Any) -> Any:
+        """Probabilities (1, X, Y, Z, classes) by the last convolution.
+
+        Where that one is transposed, each voxel of a block is computed as maps of its own, which are then put in their places: in
+        half of the time of OpenVINO's transposed convolution and all that follows it.
+        """
+        op, stride, classes = self.op, self.settings.stride, len(CLASSES)
+        if stride == (1, 1, 1):
+            return op.transpose(op.softmax(self.convolve(x, (1, 1, 1), classes), 1), _constant(np.array([0, 2, 3, 4, 1])))
+        weights, bias = self.take("conv3d_transpose", (*stride, classes, _maps(x)), (classes,))
+        kernel = weights.reshape(1, 1, 1, -1, _maps(x)).swapaxes(3, 4)
+        voxels = op.convolution(x, _kernel(kernel), [1] * 3, [0] * 3, [0] * 3, [1] * 3)
+        voxels = op.add(voxels, _per_map(np.tile(bias, math.prod(stride))))
+        sides = [op.gather(op.shape_of(x), _constant(np.array([axis])), _constant(np.array(0))) for axis in SPATIAL]
+        shares = op.softmax(self.reshape(voxels, -1, classes, *sides), 1)
+        apart = op.transpose(self.reshape(shares, *stride, classes, *sides), _constant(np.array([4, 0, 5, 1, 6, 2, 3])))
+        whole = [op.multiply(side, _constant(np.array([step]))) for side, step in zip(sides, stride, strict=True)]
+        return self.reshape(apart, 1, *whole, classes)
+
+    def reshape(self, x: Any, *sides: Any) -> Any:
+        """The values of `x` on these sides, numbers or what is known of the input only when it comes."""
+        parts = [_constant(np.array([side])) if isinstance(side, int) else side for side in sides]
+        return self.op.reshape(x, self.op.concat(parts, 0), False)
+
     def pool(self, x: Any, pool: tuple[int, ...]) -> Any:
         """The largest of each cell."""
         return self.op.max_pool(x, list(pool), [0] * 3, [0] * 3, list(pool))
@@ -185,11 +210,10 @@ def _unet(settings: Network, file: Path) -> Any:
     for level in reversed(range(depth)):
         x = op.concat([layers.up(x, settings.pool(level), settings.filters[level]), skips[level]], 1)
         x = layers.two_convolutions(x, level)
-    plain, classes = settings.stride == (1, 1, 1), len(CLASSES)
-    x = op.softmax(layers.convolve(x, (1, 1, 1), classes) if plain else layers.up(x, settings.stride, classes), 1)
+    x = layers.to_classes(x)
     if layers.arrays:
         raise ValueError(f"arrays of {', '.join(layers.arrays)} besides the network's")
-    return _openvino().Model([op.transpose(x, _constant(np.array([0, 2, 3, 4, 1])))], [image])
+    return _openvino().Model([x], [image])
 
 
 def _maps(x: Any) -> int:

@@ -87,9 +87,9 @@ def test_as_many_windows_at_once_as_cores_and_memory_hold(memory_gb, expected, m
 def test_the_shipped_networks_mark_what_keras_marks():
     """In the arithmetic of the profile and this processor; bfloat16 is rounded at other places, so a few voxels may differ."""
     settings, file = profile_from(read_json(SHIPPED / "run.json")["profile"]).network, SHIPPED / "fold_0" / "model.weights.h5"
-    image = image_of(64, 48, 12).clip(-1, 2)
+    image = image_of(*np.multiply(settings.smallest_step, 2)).clip(-1, 2)
     found, expected = Engine(settings, file)(image), np.asarray(inference._keras_model(settings, file)(image, training=False))
-    assert found.dtype == expected.dtype == np.float32 and found.shape == (1, 64, 48, 12, 4)
+    assert found.dtype == expected.dtype == np.float32 and found.shape == (*image.shape[:4], 4)
     np.testing.assert_allclose(found.sum(-1), 1, atol=0.01)
     assert len(np.unique(expected.argmax(-1))) > 1
     assert (found.argmax(-1) != expected.argmax(-1)).mean() < 0.01
