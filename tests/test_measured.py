@@ -111,7 +111,8 @@ def test_what_doubt_tells_is_judged_by_what_the_other_folds_tell(tmp_path):
         rows += seed_rows(networks, folds)
     pd.DataFrame(rows).to_csv(tmp_path / "seeds.csv", index=False)
     text = seeds_markdown(tmp_path / "seeds.csv", tmp_path)
-    assert cells(text, "surrogate-coarse") == ["surrogate-coarse", "2.00 (1.00 to 4.00)", "-1.00", "0.875", "0.667", "1.000", "1.000"]
+    expected = ["surrogate-coarse", "2.00 (1.00 to 4.00)", "-1.00", "0.875", "0.667", "1.000", "1.000"]
+    assert cells(text, "surrogate-coarse") == expected
     # the rising fold is judged by the level one's power of 0: (0.5 + 1 + 0.5) / 3; the level one by 1: (0 + 1 + 0) / 3
     assert cells(text, "another seed")[4:] == ["0.833", "0.500", "1.000"]
     assert cells(text, "mean of both")[4:] == ["1.000", "1.000", "1.000"]
