@@ -3,7 +3,7 @@
 #   snakemake --cores 2 --config profile=demo      the same, by hand
 import sys
 from covidlib.dataset import IMAGES, MASKS
-from covidlib.profile import PROFILES, load_profile
+from covidlib.profile import load_profile, profile_file
 from covidlib.runs import ROOT
 from covidlib.workflow import training_threads
 
@@ -14,7 +14,7 @@ ALL = list(range(settings.folds.number))
 FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config["folds"]).split(",") if fold] or ALL
 
 FIRST = settings.training.begin_with
-PROFILE = [one if one.endswith((".yaml", ".yml")) else str(PROFILES / f"{one}.yaml") for one in (name, FIRST) if one]
+PROFILE = [str(profile_file(one)) for one in (name, FIRST) if one]
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))

@@ -236,7 +236,7 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
     """
     import yaml
 
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    path = profile_file(name)
     if not path.is_file():
         raise DataError(
             f"profile {name}: no file {path.name}; allowed: {', '.join(profile_names())}, or the path of a .yaml file"
@@ -254,6 +254,11 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
 def profile_from(settings: Mapping[str, Any], file: str = "run.json") -> Profile:
     """The Profile of settings as `Profile.as_dict` gives them; `file` names in errors where they were read."""
     return _build(Profile, settings, file, "")
+
+
+def profile_file(name: str | Path) -> Path:
+    """The YAML file of a profile named by its name in profiles/ or by its path; whether it is there is not asked."""
+    return Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
 
 
 def profile_names() -> list[str]:
