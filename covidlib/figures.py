@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from covidlib.dataset import CLASSES, Case
+from covidlib.metrics import lungs_or_infection
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Profile
 from covidlib.quantification import agreement
@@ -252,7 +253,7 @@ def loss_course(histories: "Mapping[int, pd.DataFrame]") -> Figure:
 def score_boxes(scores: "pd.DataFrame") -> Figure:
     """Figure 5: box plots of Dice, sensitivity and specificity, cases as dots; lungs: mean of left and right. NaN is left out."""
     figure, axes = _figure(1, 3, 3.6)
-    by_case = scores.groupby([scores["class"].where(scores["class"] == "infection", "lungs"), "fold", "case"])
+    by_case = scores.groupby([lungs_or_infection(scores), "fold", "case"])
     for place, metric in zip(axes, ("dice", "sensitivity", "specificity"), strict=True):
         values = [by_case[metric].mean()[name].dropna().to_numpy() for name in ("lungs", "infection")]
         place.boxplot(values, widths=0.6, showfliers=False, medianprops={"color": "black"}, tick_labels=("lungs", "infection"))
@@ -266,10 +267,7 @@ def score_boxes(scores: "pd.DataFrame") -> Figure:
 def case_changes(before: "pd.DataFrame", after: "pd.DataFrame") -> Figure:
     """Dice of every case in two runs, lungs (mean of left and right) and infection: a gray dot before, a colored one after."""
     figure, axes = _figure(1, 2, 0.2 * before["case"].nunique() + 1.4, sharey=True)
-    tables = []
-    for scores in (before, after):
-        kinds = scores["class"].where(scores["class"] == "infection", "lungs").rename("kind")
-        tables.append(scores.groupby(["fold", "case", kinds])["dice"].mean().unstack())
+    tables = [one.groupby(["fold", "case", lungs_or_infection(one)])["dice"].mean().unstack() for one in (before, after)]
     for place, kind, color in zip(axes, ("lungs", "infection"), COLORS[1:], strict=True):
         old, new = (table[kind].to_numpy() for table in tables)
         rows = range(len(old))

@@ -162,6 +162,11 @@ def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFra
     return table, problems
 
 
+def lungs_or_infection(scores: "pd.DataFrame") -> "pd.Series":
+    """"lungs" or "infection" for each row of scores, to group by: left and right lung together."""
+    return scores["class"].where(scores["class"] == "infection", "lungs").rename("kind")
+
+
 def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     """The means that are compared with other systems': one row per way of counting, columns value and cases.
 

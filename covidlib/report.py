@@ -178,7 +178,7 @@ def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
     import pandas as pd
 
     from covidlib import figures
-    from covidlib.metrics import NEARLY_EMPTY
+    from covidlib.metrics import NEARLY_EMPTY, lungs_or_infection
 
     if not all((run / "scores.csv").is_file() for run in (before, after)):
         return ""
@@ -186,9 +186,9 @@ def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
     scores = [table[table["case"] != NEARLY_EMPTY] for table in tables]
     figures.keep(figures.case_changes(*scores), pictures / "surrogate_changes")
     told = []
-    for kind, classes in (("infection", ("infection",)), ("the lungs", CLASSES[1:3])):
-        old, new = (one[one["class"].isin(classes)].groupby("case")["dice"].mean() for one in scores)
-        change = new - old
+    old, new = (one.groupby(["case", lungs_or_infection(one)])["dice"].mean().unstack() for one in scores)
+    for kind, column in (("infection", "infection"), ("the lungs", "lungs")):
+        change = new[column] - old[column]
         told.append(f"for {kind} in {sum(change > 0)} of {len(change)} ({change.min():+.3f} to {change.max():+.3f})")
     said = f"On the finer grid Dice rises {' and '.join(told)}, the nearly empty case aside: {{}}."
     caption = "Dice of every case by `surrogate-coarse` (gray) and after the steps on the finer grid (colored)"
