@@ -38,9 +38,9 @@ def predict_volume(model: Model, volume: Prepared, profile: Profile) -> np.ndarr
     Args:
         model: from `load_model`, or Keras' own from `build_network`.
         volume: its image (x, y, z) is padded with air where it is smaller than a window or than what the network can pool.
-        profile: its `inference.mode`: "windows" (half overlapping, plain mean; the paper) or "volume" (the box around the body at
-            once, or in as few tiles as fit `inference.memory_gb`; a fifth of the work); with `mirror_axes` the mean over mirror
-            images, each mirrored back: a left lung seen in a mirror is a right one.
+        profile: its `inference.mode`, in the box around the body: "windows" (half overlapping, plain mean; the paper, but for the
+            air around the body) or "volume" (all at once, or in as few tiles as fit `inference.memory_gb`; a fifth of the work);
+            with `mirror_axes` the mean over mirror images, each mirrored back: a left lung seen in a mirror is a right one.
 
     Returns:
         float32 (x, y, z, 4), summing to 1 over the classes; outside of the body's box background.
@@ -48,11 +48,26 @@ def predict_volume(model: Model, volume: Prepared, profile: Profile) -> np.ndarr
     Raises:
         DataError: the smallest tiles need more memory than `memory_gb`.
     """
+    body = body_box(volume.image, profile)
+    return around_body(predict_body(model, volume, profile, body), body, volume.image.shape)
+
+
+def predict_body(model: Model, volume: Prepared, profile: Profile, body: Box) -> np.ndarray:
+    """`predict_volume` inside of the box `body` alone: float32 (x, y, z, 4) of its shape."""
+    inside = dataclasses.replace(volume, image=volume.image[body], labels=None)
     try:
-        return mean(_predict_seen(model, volume, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
+        return mean(_predict_seen(model, inside, profile, axes) for axes in _mirrored_axes(profile.inference.mirror_axes))
     finally:
         if isinstance(model, Engine):
             model.release()  # the next network of an ensemble needs the memory
+
+
+def around_body(found: np.ndarray, body: Box, shape: Sequence[int]) -> np.ndarray:
+    """Probabilities of the whole volume, `shape` (x, y, z), from those inside of the body's box: outside is background."""
+    whole = np.zeros((*shape, len(CLASSES)), np.float32)
+    whole[..., 0] = 1
+    whole[body] = found
+    return whole
 
 
 def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -170,11 +185,21 @@ def bytes_per_voxel(network: Network) -> float:
     return level if network.stride == (1, 1, 1) else level / math.prod(network.stride) + 3 * 4 * len(CLASSES)
 
 
-def body_box(image: np.ndarray) -> Box:
-    """The box around all that is denser than half of the window (x, y, z), and `MARGIN` more; the whole where nothing is."""
+def body_box(image: np.ndarray, profile: Profile) -> Box:
+    """The box around all that is denser than half of the window (x, y, z), and `MARGIN` more; the whole where nothing is.
+
+    Grown, as far as the volume goes, to a window or to what the network can pool: better the scan's own air than added one.
+    """
     dense = image > (image.min() + image.max()) / 2
     box = box_of(dense if dense.any() else ~dense)
-    return tuple(slice(max(0, b.start - MARGIN), min(n, b.stop + MARGIN)) for b, n in zip(box, image.shape, strict=True))
+    least, steps = profile.inference.window_shape_vox, profile.network.smallest_step
+    grown = []
+    for side, n, window, step in zip(box, image.shape, least, steps, strict=True):
+        low, high = max(0, side.start - MARGIN), min(n, side.stop + MARGIN)
+        wanted = max(high - low, window) if profile.inference.mode == "windows" else -(-(high - low) // step) * step
+        low = max(0, min(low, n - wanted))
+        grown.append(slice(low, max(high, min(n, low + wanted))))
+    return tuple(grown)
 
 
 def _predict_seen(model: Model, volume: Prepared, profile: Profile, axes: tuple[int, ...]) -> np.ndarray:
@@ -185,19 +210,15 @@ def _predict_seen(model: Model, volume: Prepared, profile: Profile, axes: tuple[
 
 
 def _predict_once(model: Model, volume: Prepared, profile: Profile) -> np.ndarray:
+    shape = volume.image.shape
     if profile.inference.mode == "windows":
-        return merge(_predicted_windows(model, volume, profile.inference), volume.image.shape)
-    body = body_box(volume.image)
-    padded = [-(-(side.stop - side.start) // m) * m for side, m in zip(body, profile.network.smallest_step, strict=True)]
-    image = crop(volume.image, [side.start for side in body], padded, volume.air)
-    whole = np.zeros((*volume.image.shape, len(CLASSES)), np.float32)
-    whole[..., 0] = 1
+        return merge(_predicted_windows(model, volume, profile.inference), shape)
+    padded = [-(-n // m) * m for n, m in zip(shape, profile.network.smallest_step, strict=True)]
+    image, whole = crop(volume.image, (0, 0, 0), padded, volume.air), np.empty((*padded, len(CLASSES)), np.float32)
     for read, keep in tiles(padded, profile):
-        place = tuple(slice(b.start + k.start, min(b.start + k.stop, b.stop)) for b, k in zip(body, keep, strict=True))
-        origin = [b.start + r.start for b, r in zip(body, read, strict=True)]
-        inside = tuple(slice(p.start - o, p.stop - o) for p, o in zip(place, origin, strict=True))
-        whole[place] = _probabilities(model, image[read])[inside]
-    return whole
+        inside = tuple(slice(k.start - r.start, k.stop - r.start) for r, k in zip(read, keep, strict=True))
+        whole[keep] = _probabilities(model, image[read])[inside]
+    return whole[tuple(map(slice, shape))]
 
 
 def _mirrored_axes(names: str) -> Iterator[tuple[int, ...]]:
@@ -212,7 +233,7 @@ def _predicted_windows(model: Model, volume: Prepared, settings: Inference) -> I
     try:
         for corner, window in windows(volume.image, settings.window_shape_vox, settings.overlap, volume.air):
             coming.append((corner, threads.submit(_probabilities, model, window)))
-            if len(coming) > 2 * at_once:  # no more than that: memory
+            if len(coming) > at_once + 1:  # no more than that: memory
                 first, predicted = coming.popleft()
                 yield first, predicted.result()
         for corner, predicted in coming:

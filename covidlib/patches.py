@@ -74,4 +74,5 @@ def merge(parts: Iterable[tuple[Corner, np.ndarray]], volume_shape: Sequence[int
         there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         total[there] += values[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))]
         count[there] += 1
-    return total / np.maximum(count, 1)
+    total /= np.maximum(count, 1)
+    return total

@@ -32,9 +32,10 @@ def decide(
     Returns:
         uint8 (x, y, z) 0-3: the likeliest class of each voxel, without specks.
     """
-    if settings.infection_weight != 1 and not is_unknown(doubt(probabilities) if doubted is None else doubted, settings):
-        probabilities = probabilities * np.array([1, 1, 1, settings.infection_weight], np.float32)
-    return drop_specks(labels_on_grid(probabilities, shape), spacing_mm, settings)
+    weight = settings.infection_weight
+    if weight != 1 and is_unknown(doubt(probabilities) if doubted is None else doubted, settings):
+        weight = 1.0
+    return drop_specks(labels_on_grid(probabilities, shape, (1, 1, 1, weight)), spacing_mm, settings)
 
 
 def doubt(probabilities: np.ndarray) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from covidlib.dataset import CLASSES, Case, save_labels, to_stored_order
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file
-from covidlib.inference import CODE, load_model, mean, predict_volume
+from covidlib.inference import CODE, around_body, body_box, load_model, mean, predict_body
 from covidlib.postprocessing import decide, doubt, is_unknown
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
 from covidlib.profile import Inference, Preprocessing, Profile, profile_from
@@ -89,7 +89,9 @@ class Predictor:
 
         doubts: list[float] = []
         models = tqdm(self.models, f"networks on {case.id}", disable=None, leave=False)
-        probabilities = mean(_noting_doubt((predict_volume(model, prepared, self.profile) for model in models), doubts))
+        body = body_box(prepared.image, self.profile)
+        found = mean(_noting_doubt((predict_body(model, prepared, self.profile, body) for model in models), doubts))
+        probabilities = around_body(found, body, prepared.image.shape)
         doubted = sum(doubts) / len(doubts)
         labels = decide(probabilities, case.image.shape, case.spacing_mm, self.profile.inference, doubted)
         return labels, probabilities, doubted

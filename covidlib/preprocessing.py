@@ -6,6 +6,7 @@ Paper section 3.2: clip, scale to grey, resample to a common spacing, z-score.
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,14 +205,17 @@ def resample_labels(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return winner
 
 
-def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab: int = 4) -> np.ndarray:
+def labels_on_grid(
+    probabilities: np.ndarray, shape: tuple[int, int, int], counts: Sequence[float] = (), slab: int = 4
+) -> np.ndarray:
     """Probabilities (x, y, z, classes) on the working grid to uint8 labels (x, y, z) on a grid of `shape` over the same extent.
 
-    Linear interpolation, then the likeliest class; `slab` slices at a time and core, so few that their memory is used again. Only
-    where a voxel that is not background has a say: between voxels that are all background, interpolation finds nothing else.
+    Linear interpolation, then the likeliest class, each counted as often as `counts` says, else once; `slab` slices at a time and
+    core, so few that their memory is used again. Only where a voxel that is not background has a say: between voxels that are all
+    background, interpolation finds nothing else.
     """
     labels = np.zeros(shape, np.uint8)
-    marked = box_of(_likeliest(np.moveaxis(probabilities, 3, 0)) > 0)
+    marked = box_of(_likeliest(np.moveaxis(probabilities, 3, 0), counts) > 0)
     if marked[0].stop == 0:
         return labels
     weights = [resampling_weights(n, m, "linear") for n, m in zip(probabilities.shape, shape, strict=False)]
@@ -225,19 +229,20 @@ def labels_on_grid(probabilities: np.ndarray, shape: tuple[int, int, int], slab:
         rows = slice(start, min(start + slab, there[2].stop))
         part = _along(in_plane[0], _along(weights[2][rows, asked[2]], stack, 0), 2)
         part = (in_plane[1] @ part.reshape(-1, part.shape[3]).T).reshape(-1, *part.shape[:3])  # (y, z, classes, x)
-        labels[there[0], there[1], rows] = _likeliest(np.moveaxis(part, 2, 0)).transpose(2, 0, 1)
+        labels[there[0], there[1], rows] = _likeliest(np.moveaxis(part, 2, 0), counts).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(fill, range(there[2].start, there[2].stop, slab)))
     return labels
 
 
-def _likeliest(shares: np.ndarray) -> np.ndarray:
-    """The class (first axis) of the highest probability, the first of equals, uint8. NumPy's argmax takes longer."""
-    best, winner = shares[0].copy(), np.zeros(shares.shape[1:], np.uint8)
-    for label in range(1, len(shares)):
-        np.copyto(winner, label, where=shares[label] > best)
-        np.maximum(best, shares[label], out=best)
+def _likeliest(shares: np.ndarray, counts: Sequence[float]) -> np.ndarray:
+    """The class (first axis) of the highest probability times count, the first of equals, uint8. NumPy's argmax takes longer."""
+    best, winner = np.full(shares.shape[1:], -1, np.float32), np.zeros(shares.shape[1:], np.uint8)
+    for label, share in enumerate(shares):
+        counted = share * np.float32(counts[label]) if counts and counts[label] != 1 else share
+        np.copyto(winner, label, where=counted > best)
+        np.maximum(best, counted, out=best)
     return winner
 
 

@@ -137,7 +137,8 @@ def test_with_little_memory_tiles_see_less_around_them_and_a_warning_says_so(cap
         list(tiles(shape, Profile(inference=Inference(memory_gb=0.01))))
 
 
-def test_outside_of_the_body_is_background():
+@pytest.mark.parametrize("settings", [{"mode": "volume"}, {"mode": "windows", "window_shape_vox": (24, 24, 6)}])
+def test_outside_of_the_body_is_background(settings):
     """A body of 8 x 8 in the middle of air; the model calls everything infection, and is asked about 8 voxels more around it."""
     seen, image = [], np.full((40, 36, 6), AIR, np.float32)
     image[16:24, 14:22] = 1.0
@@ -146,10 +147,19 @@ def test_outside_of_the_body_is_background():
         seen.append(image.shape)
         return np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (*image.shape[:-1], 4))
 
-    out = predict_volume(model, Prepared("body", image, None, (1, 1, 1)), profile(mode="volume"))
+    out = predict_volume(model, Prepared("body", image, None, (1, 1, 1)), profile(**settings))
     expected = np.zeros(image.shape)
     expected[8:32, 6:30] = 3
     assert seen == [(1, 24, 24, 6, 1)] and (out.argmax(-1) == expected).all()
+
+
+def test_a_body_smaller_than_a_window_is_seen_with_the_air_around_it():
+    seen, image = [], np.full((40, 36, 6), AIR, np.float32)
+    image[30:38, 14:22] = np.arange(8)[:, None, None]
+    predict_volume(pointwise(seen), Prepared("body", image, None, (1, 1, 1)), profile(window_shape_vox=(32, 28, 8)))
+    assert len(seen) == 1
+    np.testing.assert_array_equal(seen[0][0, ..., :6, 0], image[8:, 6:34])
+    assert (seen[0][..., 6:, 0] == AIR).all()
 
 
 @pytest.mark.parametrize(("axes", "views"), [("none", 1), ("x", 2), ("xz", 4)])
