@@ -10,16 +10,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from covidlib.dataset import CLASSES
 from covidlib.patches import crop
 from covidlib.preprocessing import Prepared, resample
 from covidlib.profile import Augmentation
 
 SPATIAL = ("elastic", "rotation", "scaling")
+INFECTION = CLASSES.index("infection")
+LUNGS = (1, 2)
 COLOUR = ("contrast", "brightness", "gamma", "noise")
 
 
 def augmented_crop(
-    volume: Prepared, corner: Sequence[int], shape: Sequence[int], settings: Augmentation, rng: np.random.Generator
+    volume: Prepared,
+    corner: Sequence[int],
+    shape: Sequence[int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+    giver: tuple[Prepared, Sequence[int]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crop a patch and vary it.
 
@@ -28,19 +36,49 @@ def augmented_crop(
         corner, shape: of the patch, voxels.
         settings: probabilities and ranges.
         rng: decides everything; batchgenerators draws from the global generators of Python and NumPy, which are seeded from it.
+        giver: another volume and a corner in it; its patch, bent in its own way, lends its infection (`with_infection_of`).
 
     Returns:
         image float32 and labels uint8, both of `shape`; beyond the volume: air and background.
     """
     random.seed(int(rng.integers(2**32)))
     np.random.seed(int(rng.integers(2**32)))
-    fires = {name: rng.random() < settings.probability for name in SPATIAL}
-    image, labels = spatial_crop(volume, corner, shape, settings, fires, rng)
+    image, labels = spatial_crop(volume, corner, shape, settings, which_fire(settings, rng), rng)
+    if giver:
+        lent = spatial_crop(*giver, shape, settings, which_fire(settings, rng), rng)
+        image, labels = with_infection_of(*lent, image, labels)
     for name in COLOUR:
         if rng.random() < settings.probability:
             image = colour_transform(name, settings)(data=image[None, None])["data"][0, 0]
     flips = [(rng.random() < settings.mirror_probability) and axis in settings.mirror_axes for axis in "xyz"]
     return mirror(image, labels, flips, settings.swap_lungs)
+
+
+def which_fire(settings: Augmentation, rng: np.random.Generator) -> dict[str, bool]:
+    """Whether each of SPATIAL is to change this patch."""
+    return {name: rng.random() < settings.probability for name in SPATIAL}
+
+
+def with_infection_of(
+    giver_image: np.ndarray, giver_labels: np.ndarray, image: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy another patch's infection, and the lung up to two voxels around it in plane, to where this one shows lung.
+
+    After CarveMix (Zhang et al. 2021): the same infection is learnt in several chests, and a chest with several infections. What
+    would fall outside of the lungs or on infection is left out.
+
+    Args:
+        giver_image, giver_labels, image, labels: all of one shape (x, y, z).
+
+    Returns:
+        image float32 and labels uint8, new arrays.
+    """
+    from scipy.ndimage import binary_dilation
+
+    infected = giver_labels == INFECTION
+    around = binary_dilation(infected, np.ones((3, 3, 1)), 2) & (giver_labels > 0)
+    takes = np.isin(labels, LUNGS) & around
+    return np.where(takes, giver_image, image), np.where(takes & infected, np.uint8(INFECTION), labels)
 
 
 def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lungs: bool) -> tuple[np.ndarray, np.ndarray]:

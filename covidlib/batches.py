@@ -77,13 +77,26 @@ class Batches(keras.utils.PyDataset):
         case, shape = self.cases[number], self.profile.patches.shape_vox
         corner = self.corner(number, rng)
         if self.augment:
-            return augmented_crop(case, corner, shape, self.profile.augmentation, rng)
+            return augmented_crop(case, corner, shape, self.profile.augmentation, rng, self.giver(number, rng))
         return crop(case.image, corner, shape, case.air), crop(case.labels, corner, shape, 0)
+
+    def giver(self, number: int, rng: np.random.Generator) -> tuple[Prepared, Corner] | None:
+        """Another infected case and a corner around its infection, for `augmentation.copied_probability` of the patches."""
+        chance = self.profile.augmentation.copied_probability
+        others = [other for other, infected in enumerate(self.infected) if other != number and infected.size]
+        if not chance or rng.random() >= chance or not others:
+            return None
+        other = int(rng.choice(others))
+        return self.cases[other], self.infected_corner(other, rng)
 
     def corner(self, number: int, rng: np.random.Generator) -> Corner:
         """Where to crop: uniform, or around an infected voxel for `patches.infection_fraction` of the patches."""
-        case, shape, infected = self.cases[number], self.profile.patches.shape_vox, self.infected[number]
-        if infected.size and rng.random() < self.profile.patches.infection_fraction:
-            voxel = np.unravel_index(infected[rng.integers(infected.size)], case.labels.shape)
-            return corner_around(voxel, case.labels.shape, shape, rng)
-        return random_corner(case.labels.shape, shape, rng)
+        if self.infected[number].size and rng.random() < self.profile.patches.infection_fraction:
+            return self.infected_corner(number, rng)
+        return random_corner(self.cases[number].labels.shape, self.profile.patches.shape_vox, rng)
+
+    def infected_corner(self, number: int, rng: np.random.Generator) -> Corner:
+        """A corner around an infected voxel of case `number`, which has one."""
+        infected, shape = self.infected[number], self.cases[number].labels.shape
+        voxel = np.unravel_index(infected[rng.integers(infected.size)], shape)
+        return corner_around(voxel, shape, self.profile.patches.shape_vox, rng)

@@ -90,6 +90,7 @@ class Augmentation:
     elastic_sigma_vox: tuple[float, float] = _number((9.0, 13.0), 0.5, 100)
     rotation_degrees: tuple[float, float, float] = _number((15.0, 15.0, 15.0), 0, 180)  # about x, y, z; drawn from +-
     scaling: tuple[float, float] = _number((0.85, 1.25), 0.2, 5)
+    copied_probability: float = _number(0.0, 0, 1)  # of copying another case's infection into the patch's lungs (not the paper's)
     image_order: int = _number(2, 0, 3)  # of the interpolating spline; the original: 3
 
 
@@ -151,7 +152,7 @@ class Loss:
 class Training:
     """Section 3.6."""
 
-    begin_with: str = ""  # a profile whose networks, of stride 1 and trained first, these begin with; "": random weights
+    begin_with: str = ""  # a profile whose networks, trained first, these begin with; "": random weights
     epochs: int = _number(1000, 1, 100000)
     batches_per_epoch: int = _number(150, 1, 100000)
     validation_batches: int = _number(16, 0, 10000)

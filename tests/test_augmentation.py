@@ -7,7 +7,7 @@ from math import degrees
 import numpy as np
 import pytest
 
-from covidlib.augmentation import SPATIAL, augmented_crop, mirror, sampling_places, spatial_crop
+from covidlib.augmentation import SPATIAL, augmented_crop, mirror, sampling_places, spatial_crop, with_infection_of
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Augmentation
 
@@ -351,3 +351,33 @@ def test_the_volume_itself_is_never_changed():
     draw(volume, (8, 8, 8), Augmentation(probability=1.0), 3)
     np.testing.assert_array_equal(volume.image, before)
     assert (volume.labels == 1).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- copied infection
+
+
+def test_infection_is_copied_to_where_there_is_lung_and_two_voxels_of_lung_around_it_in_plane():
+    """Seven voxels in a row. The giver, of value 9, is infected at 3 alone; the taker, of value 1, has lung at 2 to 4."""
+    row = (7, 1, 1)
+    giver = np.array([0, 1, 1, 3, 1, 1, 1], np.uint8).reshape(row)
+    labels = np.array([1, 0, 1, 1, 2, 3, 1], np.uint8).reshape(row)
+    image, copied = with_infection_of(np.full(row, 9, np.float32), giver, np.ones(row, np.float32), labels)
+    assert copied.ravel().tolist() == [1, 0, 1, 3, 2, 3, 1]
+    assert image.ravel().tolist() == [1, 1, 9, 9, 9, 1, 1]  # 1 is background and 5 infection already; 0 and 6 are too far
+    assert (image.dtype, copied.dtype) == (np.float32, np.uint8)
+
+
+def test_what_is_no_lung_of_the_giver_is_not_copied_and_neither_are_slices_above_and_below():
+    giver = np.zeros((5, 1, 3), np.uint8)
+    giver[2, 0, 1], giver[3, 0, 1] = 3, 1
+    image, copied = with_infection_of(np.full((5, 1, 3), 9.0), giver, np.zeros((5, 1, 3)), np.ones((5, 1, 3), np.uint8))
+    assert image[:, 0].T.tolist() == [[0] * 5, [0, 0, 9, 9, 0], [0] * 5]
+    assert np.argwhere(copied == 3).tolist() == [[2, 0, 1]]
+
+
+def test_a_patch_takes_infection_from_the_giver_at_its_corner():
+    taker, giver = (volume_of(np.full((9, 9, 3), value), np.full((9, 9, 3), label)) for value, label in ((1.0, 1), (5.0, 3)))
+    alone = augmented_crop(taker, (2, 2, 0), (4, 4, 2), NONE, np.random.default_rng(0))
+    both = augmented_crop(taker, (2, 2, 0), (4, 4, 2), NONE, np.random.default_rng(0), (giver, (7, 2, 0)))
+    assert (alone[0] == 1).all() and (alone[1] == 1).all()
+    assert both[0][:, 0, 0].tolist() == [5, 5, 1, 1] and both[1][:, 0, 0].tolist() == [3, 3, 1, 1]  # beyond it: nothing

@@ -82,3 +82,22 @@ def test_infection_fraction_0_draws_uniformly(tiny_profile):
 def test_a_case_without_infection_is_drawn_uniformly_whatever_is_asked(tiny_profile):
     batches = Batches([numbered_case(1), numbered_case(2)], tiny_profile({"patches.infection_fraction": 1.0}), 3, augment=False)
     assert batches[0][0].shape == (2, 16, 16, 8, 1)
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5)])
+def test_infection_is_copied_into_as_many_patches_as_asked_and_from_another_case(tiny_profile, chance, share):
+    """Of three cases the second and third are infected; a giver is never the case itself, nor one without infection."""
+    settings = tiny_profile({"augmentation.copied_probability": chance})
+    batches = Batches([numbered_case(n, infected=n > 0) for n in range(3)], settings, length=1)
+    rng = np.random.default_rng(0)
+    givers = [[batches.giver(number, rng) for _ in range(200)] for number in range(3)]
+    there = [[giver[0].id for giver in drawn if giver] for drawn in givers]
+    assert np.allclose([len(ids) / 200 for ids in there], share, atol=0.1)
+    if chance:
+        assert [set(ids) for ids in there] == [{"case_1", "case_2"}, {"case_2"}, {"case_1"}]
+
+
+def test_without_another_infected_case_nothing_is_copied(tiny_profile):
+    settings = tiny_profile({"augmentation.copied_probability": 1.0})
+    batches = Batches([numbered_case(0, infected=True), numbered_case(1)], settings, length=1)
+    assert batches.giver(0, np.random.default_rng(0)) is None
