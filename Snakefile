@@ -14,7 +14,10 @@ ALL = list(range(settings.folds.number))
 FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config["folds"]).split(",") if fold] or ALL
 
 FIRST = settings.training.begin_with
-PROFILE = [str(profile_file(one)) for one in (name, FIRST) if one]
+PROFILE, begun = [str(profile_file(name))], FIRST
+while begun:  # what they begin with may begin with another in its turn
+    PROFILE.append(str(profile_file(begun)))
+    begun = load_profile(begun).training.begin_with
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))

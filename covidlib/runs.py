@@ -139,16 +139,16 @@ def beginning(run: Run) -> Run | None:
     same scans, folds and seed. None where they begin with random weights.
 
     Raises:
-        DataError: that profile begins with another one in its turn, or its networks differ in more than the stride.
+        DataError: its networks differ in more than the stride, or have one of their own that is another.
     """
     settings = run.profile
     if not (name := settings.training.begin_with):
         return None
     folder, same = run.folder / "beginning", {key: settings.as_dict()[key] for key in ("seed", "data", "folds")}
     first = reopen_run(folder) if run.data is None else open_run(name, run.data, folder, same)
-    alike = replace(first.profile.network, stride=settings.network.stride) == settings.network
-    if first.profile.training.begin_with or not alike or first.profile.network.stride != (1, 1, 1):
-        allowed = "a profile that begins with random weights, whose network is the same but for its stride, which is 1"
+    own, other = settings.network, first.profile.network
+    if replace(other, stride=own.stride) != own or other.stride not in ((1, 1, 1), own.stride):
+        allowed = "a profile whose network is the same, or the same but for a stride of 1"
         raise DataError(f"profile {settings.name}: training.begin_with is {name!r}; allowed: {allowed}")
     return first
 

@@ -43,14 +43,14 @@ def train_fold(
     Returns:
         history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
     """
-    folder = run.fold_folder(number)
-    keys = _keys(run, number)
+    folder, first = run.fold_folder(number), beginning(run)
+    keys = _keys(run, number, first)
     state = _state(folder, keys)
     if _complete(state, run.profile.training):
         return state["history"]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
-    first, model = beginning(run), compiled_network(run.profile)
+    model = compiled_network(run.profile)
     if first and not state:
         begin_with(model, _trained(first, number, workers))
     history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
@@ -247,13 +247,16 @@ class Keeper(keras.callbacks.Callback):
         return self.folder / f"checkpoint-{epoch:04d}.weights.h5"
 
 
-def _keys(run: Run, number: int) -> list[str]:
-    """What makes the fold, if training ends with its first cycle, the second, and so on; the last is the whole."""
+def _keys(run: Run, number: int, first: Run | None) -> list[str]:
+    """What makes the fold, if training ends with its first cycle, the second, and so on; the last is the whole.
+
+    `first` is the run that it begins with.
+    """
     settings = run.profile.as_dict()
     fold = run.folds[number]
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
-    began_with = _keys(first, number)[-1] if (first := beginning(run)) else ""
+    began_with = _keys(first, number, beginning(first))[-1] if first else ""
     keys = []
     cycles = settings["training"]["cycle_epochs"]
     for end in range(1, len(cycles) + 1) or [0]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import yaml
 
 from covidlib import training
 from covidlib.batches import Batches
@@ -309,6 +310,23 @@ def test_a_fold_begins_with_the_network_of_another_profile(begun, trained_run, m
         train_fold(begun({"training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0, "seed": 1}), 0)
 
 
+def test_what_a_profile_begins_with_may_begin_with_another(begun, tiny_folder, tmp_path):
+    """Here the network of stride 2 goes on as it is, with other patches, after it began with the tiny profile's."""
+    fine = tmp_path / "fine.yaml"
+    fine.write_text(yaml.safe_dump({**begun().profile.as_dict(), "name": "fine"}))
+    longer = {"training.begin_with": str(fine), "training.learning_rate": 1e-8, "training.learning_rate_floor": 0.0}
+    run = open_run(fine, tiny_folder, tmp_path / "longer", longer)
+    train_fold(run, 0)
+    assert [beginning(run).profile.name, beginning(beginning(run)).profile.name] == ["fine", "tiny"]
+    assert read_json(run.fold_folder(0) / "fold.json")["began_with"]["began_with"]["epochs"] == 3
+    before, after = (build_network(run.profile.network) for _ in range(2))
+    for network, folder in ((before, beginning(run)), (after, run)):
+        network.load_weights(folder.fold_folder(0) / "model.weights.h5")
+    for ours, theirs, variable in zip(after.get_weights(), before.get_weights(), after.weights, strict=True):
+        if "moving" not in variable.path:
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_the_packed_run_has_what_it_begins_with(begun, tmp_path):
     home = begun()
     away = reopen_run(pack_run(home, tmp_path / "packed"))
@@ -320,7 +338,7 @@ def test_the_packed_run_has_what_it_begins_with(begun, tmp_path):
 
 @pytest.mark.parametrize("change", [{"network.filters": [4, 4]}, {"network.norm": "instance"}])
 def test_networks_that_differ_in_more_than_the_stride_cannot_begin_with_each_other(begun, change):
-    with pytest.raises(DataError, match=r"training\.begin_with is '.*tiny\.yaml'; allowed: .*the same but for its stride"):
+    with pytest.raises(DataError, match=r"training\.begin_with is '.*tiny\.yaml'; allowed: .*the same but for a stride of 1"):
         train_fold(begun(change), 0)
 
 
