@@ -106,7 +106,7 @@ rule quantification:
     input:
         rules.evaluation.output, PROFILE, notebook("07_quantification"),
         modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer", "report"),
-        [str(ROOT / "results" / "surrogate" / name) for name in ("quantities.csv", "manifest.json")],
+        [str(ROOT / "results" / "surrogate-gpu" / name) for name in ("quantities.csv", "manifest.json")],
     output: str(RUN / "notebooks" / "07_quantification.ipynb")
     shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"
 

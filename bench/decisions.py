@@ -24,7 +24,7 @@ TRIED = {
 
 def main() -> None:
     """Score every value on every test case; `measured.decisions_markdown` says which the training cases of each fold choose."""
-    run, rows = trained_run(__doc__, "surrogate"), []
+    run, rows = trained_run(__doc__, "surrogate-gpu"), []
     for fold, model, case, prepared in unseen_cases(run):
         probabilities = predict_volume(model, prepared, run.profile)
         for setting, value in ((setting, value) for setting, values in TRIED.items() for value in values):

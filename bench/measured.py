@@ -45,6 +45,7 @@ def main(folder: Path) -> None:
         "seeds.md": seeds_markdown(RESULTS / "seeds.csv", folder),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
+        "not_copied.md": copied_markdown(RESULTS / "copied.csv", RESULTS / "surrogate", RESULTS / "surrogate-gpu"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
@@ -136,6 +137,25 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
         lines = [(case, three(before[case]), three(after[case]), f"{after[case] - before[case]:+.3f}") for case in rows.index]
     said = f"{len(rows)} test cases, {first.steps} steps, seed {first.seed}, {first.minutes:.0f} minutes"
     return f"{markdown_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
+
+
+def copied_markdown(file: Path, before: Path, after: Path) -> str:
+    """Infection Dice before the last steps, after as many without copied infection (bench/copied.py's file), and after them."""
+    import pandas as pd
+
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    first, columns = rows.iloc[0], [rows.set_index("case")["infection"]]
+    for run in (before, after):
+        scores = pd.read_csv(run / "scores.csv")
+        columns.append(scores[scores["class"] == "infection"].set_index("case")["dice"].loc[columns[0].index])
+    without, begun, copied = columns
+    head = ("infection Dice of", "before", f"{first.steps} steps more", "as many, with copied infection")
+    lines = [(case, *map(three, (begun[case], without[case], copied[case]))) for case in without.index]
+    lines.append(("mean", *(three(column.mean()) for column in (begun, without, copied))))
+    said = f"Seed {first.seed}; without copying {first.minutes:.0f} minutes a fold ({first.machine})."
+    return f"{markdown_table(head, lines)}\n{said}\n"
 
 
 def windows_markdown(file: Path) -> str:

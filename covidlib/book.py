@@ -20,8 +20,8 @@ BUILD = ROOT / "_build"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
 LAUNCH = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
 RESULTS = ROOT / "results"  # kept in the repository: runs too long for the book's own
-CYCLES = ("surrogate_one_cycle", "surrogate_three_cycles", "surrogate_coarse")
-RECIPES = ("surrogate_batch_norm", "surrogate_fine", *CYCLES, "surrogate")  # in the order they were tried
+COARSE, FINE, BEST = (RESULTS / name for name in ("surrogate_coarse", "surrogate", "surrogate-gpu"))  # each begins with the last
+OLDER = ("surrogate_batch_norm", "surrogate_fine", "surrogate_one_cycle")
 
 
 def build_book(run: Run) -> Path:
@@ -62,14 +62,15 @@ def stage(run: Run) -> Path:
     generated.mkdir()
     for picture in (run.folder / "figures").glob("*.*"):
         shutil.copy(picture, generated)
-    for picture in (RESULTS / "surrogate").glob("*.png"):
+    for picture in BEST.glob("*.png"):
         shutil.copy(picture, generated / f"surrogate_{picture.name}")
     texts = {
         "table1.md": table_1_markdown(_scores(run.folder)),
-        "surrogate.md": stored_results(RESULTS / "surrogate", generated),
-        "model_scores.md": scores_in_short(RESULTS / "surrogate"),
-        "changes.md": changes_markdown(RESULTS / "surrogate_coarse", RESULTS / "surrogate", generated),
-        "recipes.md": recipes_markdown([RESULTS / name for name in RECIPES]),
+        "surrogate.md": stored_results(BEST, generated),
+        "model_scores.md": scores_in_short(BEST),
+        "finer.md": changes_markdown(COARSE, FINE, generated, "On the finer grid"),
+        "copied.md": changes_markdown(FINE, BEST, generated, "With copied infection"),
+        "recipes.md": recipes_markdown([*(RESULTS / name for name in OLDER), COARSE, FINE, BEST]),
     }
     for name, text in texts.items():
         (generated / name).write_text(text, encoding="utf-8")

@@ -90,8 +90,10 @@ def provenance(manifest: Mapping[str, Any]) -> str:
 
 
 def _took(fold: Mapping[str, Any]) -> str:
-    """Minutes and epochs of a fold's training, and before them those of the one it began with."""
-    parts = [part for part in (fold.get("began_with"), fold) if part]
+    """Minutes and epochs of a fold's training, and before them those of the one it began with, and so on."""
+    parts = [fold]
+    while "began_with" in parts[0]:
+        parts.insert(0, parts[0]["began_with"])
     minutes, epochs = (" + ".join(f"{part[key]:.0f}" for part in parts) for key in ("minutes", "epochs"))
     return f"{minutes} min ({epochs} epochs)"
 
@@ -173,8 +175,11 @@ def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
     return f"{said}\n\n{markdown_table(head, rows)}"
 
 
-def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
-    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained; "" without both."""
+def changes_markdown(before: Path, after: Path, pictures: Path, what: str) -> str:
+    """Every case but the nearly empty one in two stored runs, drawn into `pictures`, and how many gained; "" without both.
+
+    `what` is new in the second, in a few words that begin a sentence.
+    """
     import pandas as pd
 
     from covidlib import figures
@@ -184,15 +189,20 @@ def changes_markdown(before: Path, after: Path, pictures: Path) -> str:
         return ""
     tables = [pd.read_csv(run / "scores.csv") for run in (before, after)]
     scores = [table[table["case"] != NEARLY_EMPTY] for table in tables]
-    figures.keep(figures.case_changes(*scores), pictures / "surrogate_changes")
+    name = f"{after.name}_changes"
+    figures.keep(figures.case_changes(*scores), pictures / name)
     told = []
     old, new = (one.groupby(["case", lungs_or_infection(one)])["dice"].mean().unstack() for one in scores)
     for kind, column in (("infection", "infection"), ("the lungs", "lungs")):
         change = new[column] - old[column]
         told.append(f"for {kind} in {sum(change > 0)} of {len(change)} ({change.min():+.3f} to {change.max():+.3f})")
-    said = f"On the finer grid Dice rises {' and '.join(told)}, the nearly empty case aside: {{}}."
-    caption = "Dice of every case by `surrogate-coarse` (gray) and after the steps on the finer grid (colored)"
-    return picture("surrogate_changes.svg", said, caption)
+    said = f"{what} Dice rises {' and '.join(told)}, the nearly empty case aside: {{}}."
+    caption = f"Dice of every case by `{_profile_name(before)}` (gray) and by `{_profile_name(after)}` (colored)"
+    return picture(f"{name}.svg", said, caption)
+
+
+def _profile_name(run: Path) -> str:
+    return read_json(run / "run.json")["profile"]["name"]
 
 
 def recipes_markdown(runs: Sequence[Path]) -> str:
@@ -208,7 +218,7 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
     settings = [pd.json_normalize(profile).loc[0].to_dict() for profile in profiles]  # dotted keys
     differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
     means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
-    columns = [run.name.removeprefix(f"{runs[-1].name}_").replace("_", " ") for run in runs]  # words, so that five fit in a row
+    columns = [run.name.removeprefix("surrogate").strip("-_").replace("_", " ") or run.name for run in runs]  # words, to fit
     lines = [(f"`{key}`".replace(".", "` `"), *(one[key] for one in settings)) for key in differing]
     lines += [(name, *(three(mean[name]) for mean in means)) for name in means[0].index]
     return markdown_table(("", *columns), lines)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import speed
 from measured import (
+    copied_markdown,
     costs_markdown,
     decisions_markdown,
     folds_markdown,
@@ -137,6 +138,20 @@ def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):
     assert cells(inverted, "15 scans")[1:] == ["0.500", "0.600", "0.100"]
     assert cells(inverted, "16 scans")[3] == f"{infection[tested].mean():.3f}"
     assert "Not measured" in folds_markdown(tmp_path / "none.csv", tmp_path / "scores.csv", "apart")
+
+
+def test_what_copying_is_worth_is_told_beside_as_many_steps_without(tmp_path):
+    for name, dice in (("before", [0.25, 0.5, 1.0]), ("after", [0.75, 1.0, 0.0])):
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"case": ["a", "b", "of another fold"], "class": "infection", "dice": dice})
+        table.to_csv(tmp_path / name / "scores.csv", index=False)
+    how = {"steps": 15, "minutes": 3.2, "seed": 7, "machine": "an abacus"}
+    pd.DataFrame({"fold": 1, "case": ["a", "b"], "infection": [0.5, 0.625], **how}).to_csv(tmp_path / "copied.csv", index=False)
+    text = copied_markdown(tmp_path / "copied.csv", tmp_path / "before", tmp_path / "after")
+    assert cells(text, "a") == ["a", "0.250", "0.500", "0.750"]
+    assert cells(text, "mean") == ["mean", "0.375", "0.562", "0.875"]
+    assert "15 steps more" in text and "Seed 7; without copying 3 minutes a fold (an abacus)" in text
+    assert "Not measured" in copied_markdown(tmp_path / "none.csv", tmp_path / "before", tmp_path / "after")
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):

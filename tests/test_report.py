@@ -89,7 +89,8 @@ def test_overfitting_reads_the_last_epoch_of_each_fold():
 
 def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
     profile = {"name": "surrogate"}
-    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2, "began_with": {"minutes": 99, "epochs": 7}}}
+    began = {"minutes": 99, "epochs": 7, "began_with": {"minutes": 60, "epochs": 5}}
+    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2, "began_with": began}}
     manifest = {"data": "8-bit surrogate", "profile": profile, "seed": 7, "machine": "an abacus", "folds": folds}
     write_json(tmp_path / "stored" / "manifest.json", manifest)
     scores.to_csv(tmp_path / "stored" / "scores.csv", index=False)
@@ -99,7 +100,8 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
             tmp_path / f"stored/history_fold_{fold}.csv", index=False
         )
     text = stored_results(tmp_path / "stored", tmp_path)
-    assert "seed 7" in text and "an abacus" in text and "fold 0: 25 min (2 epochs), fold 1: 99 + 24 min (7 + 2 epochs)" in text
+    assert "seed 7" in text and "an abacus" in text
+    assert "fold 0: 25 min (2 epochs), fold 1: 60 + 99 + 24 min (5 + 7 + 2 epochs)" in text
     assert "surrogate_cases.svg" in text and "surrogate_figure6.png" not in text  # that one was not stored
     assert "{numref}`surrogate-cases` shows" in text and ":name: surrogate-cases" in text
     assert {path.name for path in tmp_path.glob("*.svg")} == {"surrogate_cases.svg", "surrogate_figure4.svg"}
@@ -125,18 +127,18 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
 def test_changes_count_who_gained(scores, tmp_path):
     for name, shift in (("before", 0.0), ("after", 0.0625)):
         changed = scores.assign(dice=scores["dice"] + shift * (scores["class"] == "infection"))
-        write_json(tmp_path / name / "run.json", {})
+        write_json(tmp_path / name / "run.json", {"profile": {"name": f"the-{name}"}})
         changed.to_csv(tmp_path / name / "scores.csv", index=False)
-    text = changes_markdown(tmp_path / "before", tmp_path / "after", tmp_path)
-    assert "for infection in 2 of 2 (+0.062 to +0.062) and for the lungs in 0 of 2 (+0.000 to +0.000)" in text
-    assert "the nearly empty case aside: {numref}`surrogate-changes`." in text
-    assert (tmp_path / "surrogate_changes.svg").is_file()
-    assert changes_markdown(tmp_path / "before", tmp_path / "none", tmp_path) == ""
+    text = changes_markdown(tmp_path / "before", tmp_path / "after", tmp_path, "By magic")
+    assert "By magic Dice rises for infection in 2 of 2 (+0.062 to +0.062) and for the lungs in 0 of 2 (+0.000 to +0.000)" in text
+    assert "the nearly empty case aside: {numref}`after-changes`." in text and "by `the-before` (gray)" in text
+    assert (tmp_path / "after_changes.svg").is_file()
+    assert changes_markdown(tmp_path / "before", tmp_path / "none", tmp_path, "By magic") == ""
 
 
 def test_the_readme_quotes_the_stored_scores():
     """Its table is a choice of rows of the results page's, character by character."""
-    table = means_markdown(pd.read_csv(ROOT / "results" / "surrogate" / "scores.csv")).splitlines()
+    table = means_markdown(pd.read_csv(ROOT / "results" / "surrogate-gpu" / "scores.csv")).splitlines()
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     quoted = [line for line in readme if re.match(r"\| (infection|lungs|lowest)", line)]
     assert len(quoted) >= 4 and set(quoted) <= set(table)
