@@ -197,12 +197,8 @@ def changes_markdown(before: Path, after: Path, pictures: Path, what: str) -> st
         change = new[column] - old[column]
         told.append(f"for {kind} in {sum(change > 0)} of {len(change)} ({change.min():+.3f} to {change.max():+.3f})")
     said = f"{what} Dice rises {' and '.join(told)}, the nearly empty case aside: {{}}."
-    caption = f"Dice of every case by `{_profile_name(before)}` (gray) and by `{_profile_name(after)}` (colored)"
-    return picture(f"{name}.svg", said, caption)
-
-
-def _profile_name(run: Path) -> str:
-    return read_json(run / "run.json")["profile"]["name"]
+    gray, colored = (run.name.replace("_", "-") for run in (before, after))
+    return picture(f"{name}.svg", said, f"Dice of every case by `{gray}` (gray) and by `{colored}` (colored)")
 
 
 def recipes_markdown(runs: Sequence[Path]) -> str:

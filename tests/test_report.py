@@ -127,11 +127,11 @@ def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
 def test_changes_count_who_gained(scores, tmp_path):
     for name, shift in (("before", 0.0), ("after", 0.0625)):
         changed = scores.assign(dice=scores["dice"] + shift * (scores["class"] == "infection"))
-        write_json(tmp_path / name / "run.json", {"profile": {"name": f"the-{name}"}})
+        (tmp_path / name).mkdir()
         changed.to_csv(tmp_path / name / "scores.csv", index=False)
     text = changes_markdown(tmp_path / "before", tmp_path / "after", tmp_path, "By magic")
     assert "By magic Dice rises for infection in 2 of 2 (+0.062 to +0.062) and for the lungs in 0 of 2 (+0.000 to +0.000)" in text
-    assert "the nearly empty case aside: {numref}`after-changes`." in text and "by `the-before` (gray)" in text
+    assert "the nearly empty case aside: {numref}`after-changes`." in text and "by `before` (gray)" in text
     assert (tmp_path / "after_changes.svg").is_file()
     assert changes_markdown(tmp_path / "before", tmp_path / "none", tmp_path, "By magic") == ""
 
