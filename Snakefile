@@ -15,7 +15,7 @@ FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config
 
 FIRST = settings.training.begin_with
 PROFILE, begun = [str(profile_file(name))], FIRST
-while begun:  # what they begin with may begin with another in its turn
+while begun and str(profile_file(begun)) not in PROFILE:  # what they begin with may begin with another in its turn
     PROFILE.append(str(profile_file(begun)))
     begun = load_profile(begun).training.begin_with
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []

@@ -139,7 +139,7 @@ def beginning(run: Run) -> Run | None:
     same scans, folds and seed. None where they begin with random weights.
 
     Raises:
-        DataError: its networks differ in more than the stride, or have one of their own that is another.
+        DataError: it begins with itself, or its networks differ in more than the stride, or have another one than 1.
     """
     settings = run.profile
     if not (name := settings.training.begin_with):
@@ -147,8 +147,9 @@ def beginning(run: Run) -> Run | None:
     folder, same = run.folder / "beginning", {key: settings.as_dict()[key] for key in ("seed", "data", "folds")}
     first = reopen_run(folder) if run.data is None else open_run(name, run.data, folder, same)
     own, other = settings.network, first.profile.network
-    if replace(other, stride=own.stride) != own or other.stride not in ((1, 1, 1), own.stride):
-        allowed = "a profile whose network is the same, or the same but for a stride of 1"
+    fits = replace(other, stride=own.stride) == own and other.stride in ((1, 1, 1), own.stride)
+    if not fits or first.profile.training.begin_with == name:
+        allowed = "a profile whose network is the same, or the same but for a stride of 1, and that does not begin with itself"
         raise DataError(f"profile {settings.name}: training.begin_with is {name!r}; allowed: {allowed}")
     return first
 

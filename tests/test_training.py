@@ -342,6 +342,13 @@ def test_networks_that_differ_in_more_than_the_stride_cannot_begin_with_each_oth
         train_fold(begun(change), 0)
 
 
+def test_a_profile_cannot_begin_with_itself(begun, tiny_folder, tmp_path):
+    path = tmp_path / "circle.yaml"
+    path.write_text(yaml.safe_dump({**begun({"training.begin_with": str(path)}).profile.as_dict(), "name": "circle"}))
+    with pytest.raises(DataError, match=r"training\.begin_with is '.*circle\.yaml'; allowed: .*does not begin with itself"):
+        train_fold(open_run(path, tiny_folder, tmp_path / "circle"), 0)
+
+
 def no_fit(*arguments, **options):
     raise AssertionError("trained again")
 
