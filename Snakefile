@@ -3,7 +3,7 @@
 #   snakemake --cores 2 --config profile=demo      the same, by hand
 import sys
 from covidlib.dataset import IMAGES, MASKS
-from covidlib.profile import load_profile, profile_file
+from covidlib.profile import lineage, load_profile
 from covidlib.runs import ROOT
 from covidlib.workflow import training_threads
 
@@ -14,10 +14,7 @@ ALL = list(range(settings.folds.number))
 FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config["folds"]).split(",") if fold] or ALL
 
 FIRST = settings.training.begin_with
-PROFILE, begun = [str(profile_file(name))], FIRST
-while begun and str(profile_file(begun)) not in PROFILE:  # what they begin with may begin with another in its turn
-    PROFILE.append(str(profile_file(begun)))
-    begun = load_profile(begun).training.begin_with
+PROFILE = list(map(str, lineage(name)))
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
 CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))

@@ -6,10 +6,9 @@ They begin with the networks of `surrogate`, trained first unless they are there
 runs/not_copied/beginning will do.
 """
 
-from unseen import command_line, dice, steps, train_variant, update_table
+from unseen import command_line, scored_fold, steps, train_variant, update_table
 
 from covidlib.files import read_json
-from covidlib.inference import predict_fold
 from covidlib.runs import ROOT, Run
 
 TABLE = ROOT / "results" / "copied.csv"
@@ -27,13 +26,9 @@ def main() -> None:
 
 def measure(run: Run, number: int) -> list[dict[str, object]]:
     """A row per test case: Dice of each class, and how the network was made."""
-    made, kept = predict_fold(run, number), read_json(run.fold_folder(number) / "fold.json")
+    kept = read_json(run.fold_folder(number) / "fold.json")
     how = {"steps": steps(run, number), "minutes": kept["minutes"], "seed": run.profile.seed, "machine": kept["machine"]}
-    rows = []
-    for case in map(run.case, made):
-        found = dice(case.labels, run.predicted_labels(number, case.id))
-        rows.append({"fold": number, "case": case.id, **found, **how})
-    return rows
+    return scored_fold(run, number, how)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ Trained for the profile's first cycle: results/surrogate_one_cycle holds folds o
 
 from dataclasses import replace
 
-from unseen import command_line, dice, update_table
+from unseen import command_line, scored_fold, update_table
 
 from covidlib.dataset import ONE_PATIENT, Fold
-from covidlib.inference import predict_fold
 from covidlib.runs import ROOT, Run, machine, open_run
 from covidlib.training import train_fold
 
@@ -50,15 +49,9 @@ def measure(run: Run, name: str) -> list[dict[str, object]]:
     """A row per test case: Dice of each class, and what the network was trained on."""
     number = TRIED[name]
     history = train_fold(run, number)
-    predict_fold(run, number)
-    fold = run.folds[number]
-    made = {"trained_on": len(fold.train), "steps": len(history) * run.profile.training.batches_per_epoch}
+    made = {"trained_on": len(run.folds[number].train), "steps": len(history) * run.profile.training.batches_per_epoch}
     made |= {"minutes": history[-1]["minutes"], "seed": run.profile.seed, "machine": machine()}
-    cases = (run.case(case) for case in fold.test)
-    return [
-        {"folds": name, "fold": number, "case": case.id, **dice(case.labels, run.predicted_labels(number, case.id)), **made}
-        for case in cases
-    ]
+    return [{"folds": name, **row} for row in scored_fold(run, number, made)]
 
 
 if __name__ == "__main__":

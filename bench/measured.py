@@ -126,7 +126,7 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
     if rows.empty:
         return "Not measured yet.\n"
     first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
-    usual = pd.read_csv(scores).pivot(index="case", columns="class", values="dice").loc[rows.index, list(CLASSES[1:])]
+    usual = _stored_dice(scores).loc[rows.index, list(CLASSES[1:])]
     other = rows[["left_lung", "right_lung", "infection"]]
     if name == "inverted":
         head = ("trained on", *CLASSES[1:])
@@ -146,16 +146,20 @@ def copied_markdown(file: Path, before: Path, after: Path) -> str:
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
-    first, columns = rows.iloc[0], [rows.set_index("case")["infection"]]
-    for run in (before, after):
-        scores = pd.read_csv(run / "scores.csv")
-        columns.append(scores[scores["class"] == "infection"].set_index("case")["dice"].loc[columns[0].index])
-    without, begun, copied = columns
+    first, without = rows.iloc[0], rows.set_index("case")["infection"]
+    begun, copied = (_stored_dice(run / "scores.csv").loc[without.index, "infection"] for run in (before, after))
     head = ("infection Dice of", "before", f"{first.steps} steps more", "as many, with copied infection")
     lines = [(case, *map(three, (begun[case], without[case], copied[case]))) for case in without.index]
     lines.append(("mean", *(three(column.mean()) for column in (begun, without, copied))))
     said = f"Seed {first.seed}; without copying {first.minutes:.0f} minutes a fold ({first.machine})."
     return f"{markdown_table(head, lines)}\n{said}\n"
+
+
+def _stored_dice(scores: Path) -> "pd.DataFrame":
+    """A row per case, a column per class, from a run's scores.csv."""
+    import pandas as pd
+
+    return pd.read_csv(scores).pivot(index="case", columns="class", values="dice")
 
 
 def windows_markdown(file: Path) -> str:

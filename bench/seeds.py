@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from unseen import command_line, dice, steps, train_variant, write_table
 
-from covidlib.dataset import Case
+from covidlib.dataset import INFECTION, Case
 from covidlib.inference import load_model, predict_volume
-from covidlib.postprocessing import INFECTION, decide, doubt
+from covidlib.postprocessing import decide, doubt
 from covidlib.runs import ROOT, Run, machine, open_run
 
 TABLE = ROOT / "results" / "seeds.csv"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from covidlib.dataset import Case
 from covidlib.files import read_json, whole_file
-from covidlib.inference import load_model
+from covidlib.inference import load_model, predict_fold
 from covidlib.metrics import score
 from covidlib.preprocessing import Prepared
 from covidlib.runs import ROOT, Run, open_run
@@ -51,6 +51,15 @@ def unseen_cases(run: Run) -> Iterator[tuple[int, Any, Case, Prepared]]:
         model = load_model(run.profile, run.fold_folder(fold.number) / "model.weights.h5")
         for case, prepared in zip(map(run.case, fold.test), run.prepared(fold.test), strict=True):
             yield fold.number, model, case, prepared
+
+
+def scored_fold(run: Run, number: int, told: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row per test case of a trained fold, predicted if it is not yet: fold, case, Dice of each class, and what is `told`."""
+    made = predict_fold(run, number)
+    return [
+        {"fold": number, "case": case.id, **dice(case.labels, run.predicted_labels(number, case.id)), **told}
+        for case in map(run.case, made)
+    ]
 
 
 def dice(truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:

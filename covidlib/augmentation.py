@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from covidlib.dataset import CLASSES
+from covidlib.dataset import INFECTION, LUNGS
 from covidlib.patches import crop
 from covidlib.preprocessing import Prepared, resample
 from covidlib.profile import Augmentation
 
 SPATIAL = ("elastic", "rotation", "scaling")
-INFECTION = CLASSES.index("infection")
-LUNGS = (1, 2)
 COLOUR = ("contrast", "brightness", "gamma", "noise")
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from covidlib.augmentation import augmented_crop
-from covidlib.dataset import CLASSES
+from covidlib.dataset import INFECTION
 from covidlib.patches import Corner, corner_around, crop, random_corner
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Profile
@@ -15,7 +15,6 @@ from covidlib.profile import Profile
 if TYPE_CHECKING:
     import tensorflow as tf
 
-INFECTION = CLASSES.index("infection")
 
 
 class Batches(keras.utils.PyDataset):
@@ -83,8 +82,10 @@ class Batches(keras.utils.PyDataset):
     def giver(self, number: int, rng: np.random.Generator) -> tuple[Prepared, Corner] | None:
         """Another infected case and a corner around its infection, for `augmentation.copied_probability` of the patches."""
         chance = self.profile.augmentation.copied_probability
+        if not chance or rng.random() >= chance:
+            return None
         others = [other for other, infected in enumerate(self.infected) if other != number and infected.size]
-        if not chance or rng.random() >= chance or not others:
+        if not others:
             return None
         other = int(rng.choice(others))
         return self.cases[other], self.infected_corner(other, rng)

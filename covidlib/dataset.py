@@ -20,6 +20,7 @@ from covidlib.profile import Folds
 
 IMAGES, MASKS = "COVID-19-CT-Seg_20cases", "Lung_and_Infection_Mask"
 CLASSES = ("background", "left lung", "right lung", "infection")
+LUNGS, INFECTION = (1, 2), 3  # their labels
 MA_GROUPS = (
     ("coronacases_007", "coronacases_008", "radiopaedia_36_86526_0", "radiopaedia_4_85506_1"),
     ("coronacases_004", "coronacases_009", "radiopaedia_14_85914_0", "radiopaedia_7_85703_0"),

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from covidlib.dataset import INFECTION, LUNGS
 from covidlib.preprocessing import box_of, labels_on_grid
 from covidlib.profile import Inference
 
-LUNGS, INFECTION = (1, 2), 3
 UNKNOWN = 2.5  # times the typical doubt: more than any infected scan had with the networks that ship
 EXACT = 4_000_000  # voxels
 

@@ -252,6 +252,22 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
     return _build(Profile, {"name": path.stem, **given}, path.name, "")
 
 
+def lineage(name: str | Path) -> list[Path]:
+    """The files of a profile, of the one that it begins with (`training.begin_with`), and so on.
+
+    Raises:
+        DataError: they go in a circle, or as `load_profile`.
+    """
+    files: list[Path] = []
+    while name:
+        if (file := profile_file(name)) in files:
+            allowed = "a profile that does not begin with itself, at once or by others"
+            raise DataError(f"profile {files[-1].stem}: training.begin_with is {str(name)!r}; allowed: {allowed}")
+        files.append(file)
+        name = load_profile(name).training.begin_with
+    return files
+
+
 def profile_from(settings: Mapping[str, Any], file: str = "run.json") -> Profile:
     """The Profile of settings as `Profile.as_dict` gives them; `file` names in errors where they were read."""
     return _build(Profile, settings, file, "")

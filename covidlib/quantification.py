@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.postprocessing import LUNGS, lung_sides, pieces
+from covidlib.dataset import LUNGS
+from covidlib.postprocessing import lung_sides, pieces
 from covidlib.preprocessing import box_of
 from covidlib.runs import Run
 

@@ -23,7 +23,7 @@ from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_fol
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.preprocessing import Prepared, prepare_cached, read_prepared
-from covidlib.profile import Profile, load_profile, profile_from
+from covidlib.profile import Profile, lineage, load_profile, profile_from
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = {"avx512_bf16": "AVX-512, bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}  # one name stands for many processors
@@ -139,17 +139,18 @@ def beginning(run: Run) -> Run | None:
     same scans, folds and seed. None where they begin with random weights.
 
     Raises:
-        DataError: it begins with itself, or its networks differ in more than the stride, or have another one than 1.
+        DataError: it begins with itself (`lineage`), or its networks differ in more than the stride, or have another one than 1.
     """
     settings = run.profile
     if not (name := settings.training.begin_with):
         return None
     folder, same = run.folder / "beginning", {key: settings.as_dict()[key] for key in ("seed", "data", "folds")}
+    if run.data is not None:
+        lineage(name)
     first = reopen_run(folder) if run.data is None else open_run(name, run.data, folder, same)
     own, other = settings.network, first.profile.network
-    fits = replace(other, stride=own.stride) == own and other.stride in ((1, 1, 1), own.stride)
-    if not fits or first.profile.training.begin_with == name:
-        allowed = "a profile whose network is the same, or the same but for a stride of 1, and that does not begin with itself"
+    if replace(other, stride=own.stride) != own or other.stride not in ((1, 1, 1), own.stride):
+        allowed = "a profile whose network is the same, or the same but for a stride of 1"
         raise DataError(f"profile {settings.name}: training.begin_with is {name!r}; allowed: {allowed}")
     return first
 

@@ -11,14 +11,13 @@ import ipywidgets as W
 import numpy as np
 import traitlets as T
 
-from covidlib.dataset import CLASSES, Case
+from covidlib.dataset import CLASSES, INFECTION, Case
 from covidlib.errors import DataError
 from covidlib.figures import COLORS, ERRORS, montage
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # plane -> the axis that its slices are counted along
 SHOWN = ("truth", "prediction", "both", "disagreement")
 LEGEND = {label: (CLASSES[label], color) for label, color in enumerate(COLORS, 1)}
-INFECTION = CLASSES.index("infection")
 RANGES = {"hu": (-1250.0, 250.0), "grey": (0.0, 255.0)}  # one range in two units (paper, preprocessing)
 PRESETS_HU = {"lung": (-1250.0, 150.0), "mediastinum": (-160.0, 240.0), "full": (-np.inf, np.inf)}
 STILL = """<div class="covidlib-still"><style>

@@ -349,6 +349,14 @@ def test_a_profile_cannot_begin_with_itself(begun, tiny_folder, tmp_path):
         train_fold(open_run(path, tiny_folder, tmp_path / "circle"), 0)
 
 
+def test_profiles_cannot_begin_with_each_other(begun, tiny_folder, tmp_path):
+    for name, other in (("one", "other"), ("other", "one")):
+        settings = begun({"training.begin_with": str(tmp_path / f"{other}.yaml")}).profile.as_dict()
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**settings, "name": name}))
+    with pytest.raises(DataError, match=r"training\.begin_with is '.*other\.yaml'; allowed: .*does not begin with itself"):
+        train_fold(open_run(tmp_path / "one.yaml", tiny_folder, tmp_path / "circle"), 0)
+
+
 def no_fit(*arguments, **options):
     raise AssertionError("trained again")
 
