@@ -221,6 +221,7 @@ class Keeper(keras.callbacks.Callback):
             raise DataError(f"{what}; allowed: a finite number; lower training.learning_rate")
         best = numbers["loss"] < self.state["best"]
         after_epoch(self.state, numbers["loss"], self.settings)
+        self.state["done"] = False  # it is not any more, if this fold was and goes on with another cycle
         self.state["history"].append({"epoch": epoch + 1, **numbers, "learning_rate": rate, "minutes": minutes})
         _save(self.model, self._weights(epoch + 1))
         if best or self.settings.weights == "last":

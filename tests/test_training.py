@@ -249,13 +249,20 @@ CYCLES = {"training.schedule": "cosine", "training.weights": "last"}
 
 
 def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tmp_path, tiny_volumes, tiny_profile):
-    once, twice = (tiny_profile({**CYCLES, "training.epochs": sum(c), "training.cycle_epochs": c}) for c in ([2], [2, 1]))
+    """Whether it is stopped on the way or not."""
+
+    def pull_the_plug(history):
+        raise Stopped
+
+    once, twice = (tiny_profile({**CYCLES, "training.epochs": sum(c), "training.cycle_epochs": c}) for c in ([2], [2, 2]))
     unbroken = tiny_fit(tiny_volumes, twice, tmp_path / "unbroken")
     half = tiny_fit(tiny_volumes, once, tmp_path / "broken")
-    whole = tiny_fit(tiny_volumes, twice, tmp_path / "broken")
-    assert half[0] == unbroken[0][:2] and whole[0] == unbroken[0]
-    for ours, theirs in zip(whole[1], unbroken[1], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert half[0] == unbroken[0][:2]
+    with pytest.raises(Stopped):
+        tiny_fit(tiny_volumes, twice, tmp_path / "broken", pull_the_plug)
+    kept = read_json(tmp_path / "broken" / "checkpoint.json")
+    assert len(kept["history"]) == 3 and not kept["done"]
+    check_same(tiny_fit(tiny_volumes, twice, tmp_path / "broken"), unbroken)
 
 
 def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, monkeypatch, tiny_yaml, tiny_folder):
