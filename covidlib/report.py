@@ -22,6 +22,7 @@ COMPARED = {  # as published by others; the questions on the results page say wh
     "lungs surface Dice at 1 mm": "0.794 left, 0.792 right: Ma et al., 16/4",
     "infection Dice, mean of fold medians (all cases)": "0.761: the paper, on folds of its own",
 }
+LICENSE = "(license: CC BY-NC-SA, as the scans')"
 PICTURES = {  # file -> what to look for, caption
     "surrogate_cases.svg": (
         "{} shows which cases drag a mean down.",
@@ -29,11 +30,11 @@ PICTURES = {  # file -> what to look for, caption
     ),
     "surrogate_figure6.png": (
         "The four cases of {} are spread evenly from best to worst; none was picked for its looks.",
-        "Four slices from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red",
+        "Four slices from the best infection Dice to the worst: CT, truth, prediction; lungs blue, infection red " + LICENSE,
     ),
     "surrogate_failures.png": (
         "Look at {} before you quote a mean.",
-        "The three cases of lowest infection Dice, then the nearly empty one, where prediction and truth differ most",
+        "The three cases of lowest infection Dice, then the nearly empty one, where prediction and truth differ most " + LICENSE,
     ),
     "surrogate_figure4.svg": (
         "{} has the trainings that led here.",
