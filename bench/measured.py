@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from covidlib.book import RESULTS
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
+from covidlib.metrics import NEARLY_EMPTY, read_scores
 from covidlib.report import markdown_table, picture, three
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ def decisions_markdown(file: Path, setting: str) -> str:
     """Infection Dice by the value of a setting of `inference`, from the file that bench/decisions.py writes."""
     import pandas as pd
 
-    from covidlib.metrics import NEARLY_EMPTY
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -118,8 +117,6 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
     name: "inverted" (4 scans to learn from, means over the cases) or "apart" (without a test patient's other scan, every case).
     """
     import pandas as pd
-
-    from covidlib.metrics import NEARLY_EMPTY
 
     kept = pd.read_csv(file) if file.is_file() else pd.DataFrame({"folds": []})
     rows = kept[kept["folds"] == name]
@@ -157,16 +154,12 @@ def copied_markdown(file: Path, before: Path, after: Path) -> str:
 
 def _stored_dice(scores: Path) -> "pd.DataFrame":
     """A row per case, a column per class, from a run's scores.csv."""
-    import pandas as pd
-
-    return pd.read_csv(scores).pivot(index="case", columns="class", values="dice")
+    return read_scores(scores).pivot(index="case", columns="class", values="dice")
 
 
 def windows_markdown(file: Path) -> str:
     """Volume against windows on the same networks and cases, from the file that bench/windows.py writes: a table a network."""
     import pandas as pd
-
-    from covidlib.metrics import NEARLY_EMPTY
 
     if not file.is_file():
         return "Not measured yet.\n"
@@ -192,8 +185,6 @@ def levels_markdown(file: Path) -> str:
     """What becomes of doubt and Dice when a scan's grey is moved, from the file that bench/levels.py writes."""
     import pandas as pd
 
-    from covidlib.metrics import NEARLY_EMPTY
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -216,7 +207,6 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
     import pandas as pd
 
     from covidlib import figures
-    from covidlib.metrics import NEARLY_EMPTY
 
     if not file.is_file():
         return "Not measured yet.\n"

@@ -6,15 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
+from covidlib.metrics import read_scores
 from covidlib.report import changes_markdown, recipes_markdown, scores_in_short, stored_results, table_1_markdown
 from covidlib.runs import ROOT, Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BUILD = ROOT / "_build"
 BUILT_FROM = BUILD / "run.txt"  # which run the HTML shows
@@ -65,7 +62,7 @@ def stage(run: Run) -> Path:
     for picture in BEST.glob("*.png"):
         shutil.copy(picture, generated / f"surrogate_{picture.name}")
     texts = {
-        "table1.md": table_1_markdown(_scores(run.folder)),
+        "table1.md": table_1_markdown(read_scores(run.folder / "scores.csv")),
         "surrogate.md": stored_results(BEST, generated),
         "model_scores.md": scores_in_short(BEST),
         "finer.md": changes_markdown(COARSE, FINE, generated, "On the finer grid"),
@@ -82,7 +79,7 @@ def substitutions(run: Run) -> dict[str, str]:
     """The numbers that the prose quotes, from scores.csv and manifest.json."""
     from covidlib.metrics import table_1
 
-    manifest, table = read_json(run.folder / "manifest.json"), table_1(_scores(run.folder))
+    manifest, table = read_json(run.folder / "manifest.json"), table_1(read_scores(run.folder / "scores.csv"))
     return {
         "demo_lungs_dice": f"{table.loc['average', ('lungs', 'dice')]:.3f}",
         "demo_infection_dice": f"{table.loc['average', ('infection', 'dice')]:.3f}",
@@ -100,12 +97,6 @@ def repository_address() -> str:
         return ""
     found = re.match(r"(?:https://|git@)(github\.com|gitlab\.com)[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", told.strip())
     return f"https://{found[1]}/{found[2]}" if found else ""
-
-
-def _scores(folder: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_csv(folder / "scores.csv")
 
 
 def _copy_notebook(source: Path, target: Path) -> None:

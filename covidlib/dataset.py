@@ -33,6 +33,7 @@ ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
 HU_RANGE = (-4096, 32767)
 AIR_HU = -1024.0  # scanners write nothing below it but padding
 SPACING_MM = (0.01, 100)
+NO_SIDES = "the header does not say which side is left (sform and qform codes are 0): it is a guess"
 GZIP_AT_MOST = 1032  # to one: the format packs no tighter
 log = logging.getLogger("covidlib")
 
@@ -109,7 +110,7 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
             place, labels other than 0, 1, 2, 3.
     """
     image_path, mask_path = (_path(Path(folder) / sub, case) for sub in (IMAGES, MASKS))
-    problems, volumes = [], []
+    problems, volumes, notes = [], [], []
     for path in (image_path, mask_path):
         try:
             volumes.append(read_volume(path, case))
@@ -118,13 +119,17 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
             volumes.append(None)
     scan, mask = volumes
     if scan:
-        kind = intensity or detect_intensity(scan[0])
-        problems[:0] = _image_problems(scan[0], kind, f"{case}: {image_path}")
+        image = without_padding(scan[0], notes)
+        kind = intensity or detect_intensity(image)
+        problems[:0] = _image_problems(image, kind, f"{case}: {image_path}")
     if mask:
         problems += _mask_problems(mask, scan, f"{case}: {mask_path}")
     if problems:
         raise DataError("\n".join(problems))
-    (image, header, affine), labels = scan, mask[0]
+    (_, header, affine), labels = scan, mask[0]
+    notes += [] if knows_sides(header) else [NO_SIDES]
+    for note in notes:
+        log.warning("%s: %s: %s", case, image_path, note)
     return make_case(case, image, affine, header, str(kind), labels.astype(np.uint8))
 
 
@@ -146,6 +151,21 @@ def make_case(
         np.maximum(image, AIR_HU, out=image)
     labels = None if labels is None else to_canonical(labels, affine)
     return Case(case, image, labels, (x, y, z), intensity, affine, header, "".join(nib.aff2axcodes(affine)))
+
+
+def without_padding(image: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Far below any HU there may be one value, of voxels outside the field of view: these become air, which is noted."""
+    outside = image < HU_RANGE[0]
+    values = image[outside]
+    if values.size in (0, image.size) or (values != values[0]).any() or not np.isfinite(values[0]):
+        return image
+    notes.append(f"padding of {values[0]:g} taken as air")
+    return np.where(outside, np.float32(AIR_HU), image)
+
+
+def knows_sides(header: Any) -> bool:
+    """Whether a NIfTI header tells how the scan lies; if not, nibabel takes x as growing to the left. Other formats always do."""
+    return "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])
 
 
 def spacing_agrees(affine: np.ndarray, header: Any) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from covidlib.errors import DataError
+
+log = logging.getLogger("covidlib")
 
 
 @contextmanager
@@ -40,8 +43,10 @@ def only_one(folder: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise DataError(f"{folder}: another run is at work in this folder; wait for it or give another --out") from None
+        except OSError:  # some shared file systems
+            log.warning("%s: locks do not work here; see to it that only one run writes into this folder", folder)
         yield
 
 

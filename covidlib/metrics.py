@@ -109,7 +109,7 @@ def score_fold(run: Run, number: int) -> "pd.DataFrame":
     key = fingerprint([checksum(path) for path in files], "metrics", "dataset")
     kept = folder / "scores.csv"
     if read_json(folder / "scores.json") == key and kept.is_file():
-        return pd.read_csv(kept)
+        return read_scores(kept)
     rows = []
     for case in cases:
         there = run.case(case)
@@ -117,7 +117,14 @@ def score_fold(run: Run, number: int) -> "pd.DataFrame":
         rows += [{"fold": number, "case": case, **row} for row in scored]
     _write_csv(pd.DataFrame(rows), kept)
     write_json(folder / "scores.json", key)
-    return pd.read_csv(kept)
+    return read_scores(kept)
+
+
+def read_scores(file: Path) -> "pd.DataFrame":
+    """A scores.csv: fold, case and the columns of `score`. A case stays a name, even one such as 001."""
+    import pandas as pd
+
+    return pd.read_csv(file, dtype={"case": str})
 
 
 def score_run(run: Run, folds: Sequence[int]) -> "pd.DataFrame":

@@ -106,7 +106,7 @@ class Predictor:
 
 
 def predict_scans(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | str | Path,
     out: str | Path,
     weights: str | Path = SHIPPED,
     intensity: str | None = None,
@@ -128,6 +128,7 @@ def predict_scans(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     scans, folder = find_scans(inputs), Path(out)
     target, series = folder.resolve(), {path.resolve() for path in scans.values()}
     if target in map(Path.resolve, map(Path, inputs)) or series & {target, *target.parents}:
@@ -146,6 +147,8 @@ def predict_scans(
             shutil.rmtree(left_by_a_killed_call)
         made_of = _made_of(folder, scans, made_with)
         todo = [name for name in scans if not _is_finished(folder, name, made_of[name]["key"], probabilities)]
+        for name in scans.keys() - todo:
+            _put_row(folder / "errors.csv", name, None)  # it was out of reach in an earlier call, and is there again
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
         coming = [reader.submit(read, name) for name in todo[:1]]
         if todo:
@@ -153,7 +156,8 @@ def predict_scans(
             reader.submit(__import__, "covidlib.figures")  # matplotlib, while the networks compute
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             coming += [reader.submit(read, following) for following in todo[number : number + 1]]  # the next, meanwhile
-            said, problem = _attempt(predictor, name, coming.pop(0), folder, made_of[name], probabilities)
+            gone = not scans[name].exists()
+            said, problem = _attempt(predictor, name, coming.pop(0), folder, made_of[name], probabilities, gone)
             failed += [name] if problem else []
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
@@ -161,15 +165,26 @@ def predict_scans(
 
 
 def _attempt(
-    predictor: Predictor, name: str, coming: Future, folder: Path, made_of: Mapping[str, str], probabilities: bool
+    predictor: Predictor,
+    name: str,
+    coming: Future,
+    folder: Path,
+    made_of: Mapping[str, str],
+    probabilities: bool,
+    gone: bool,
 ) -> tuple[str, dict[str, str] | None]:
-    """Predict a scan; returns a line about it, and a row of errors.csv if it failed: one bad scan must not stop the others."""
+    """Predict a scan; returns a line about it, and a row of errors.csv if it failed: one bad scan must not stop the others.
+
+    What an earlier call made of it goes, unless the scan is `gone`: a share that is out of reach says nothing about the result.
+    """
     problem = None
     try:
+        read = coming.result()
         _forget(folder, name)
-        said = _predict_one(predictor, name, *coming.result(), folder, made_of, probabilities)
+        said = _predict_one(predictor, name, *read, folder, made_of, probabilities)
     except Exception as error:
-        _forget(folder, name)
+        if not gone:
+            _forget(folder, name)
         said = _reason(name, error)
         problem = {"error": said}
     _put_row(folder / "errors.csv", name, problem)

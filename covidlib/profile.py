@@ -345,7 +345,8 @@ def _checked_tuple(value: Any, kinds: tuple[Any, ...], allowed: Mapping[str, Any
 
 
 def _checked_intensities(value: Any, where: str) -> Mapping[str, str]:
-    wrong = {case: kind for case, kind in _section(value or {}, where).items() if kind not in ("hu", "grey")}
+    kinds = _section(value or {}, where)
+    wrong = {case: kind for case, kind in kinds.items() if kind not in ("hu", "grey")}
     if wrong:
         raise DataError(f"{where} is {wrong!r}; allowed: case: hu or case: grey")
-    return dict(value or {})
+    return kinds

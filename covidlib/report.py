@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
+from covidlib.metrics import NEARLY_EMPTY, headline, lungs_or_infection, read_scores, table_1
 from covidlib.profile import profile_from
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
 
     if not (folder / "manifest.json").is_file():
         return "No run of this profile is stored yet.\n"
-    scores = pd.read_csv(folder / "scores.csv")
+    scores = read_scores(folder / "scores.csv")
     histories = {path.stem.rpartition("_")[2]: pd.read_csv(path) for path in sorted(folder.glob("history_fold_*.csv"))}
     for name, figure in (("cases", figures.case_dots(scores)), ("figure4", figures.loss_course(histories))):
         figures.keep(figure, pictures / f"surrogate_{name}")
@@ -73,9 +74,7 @@ def stored_results(folder: Path, pictures: Path) -> str:
 
 def scores_in_short(folder: Path) -> str:
     """Where a run's numbers come from, and its means beside published ones."""
-    import pandas as pd
-
-    return provenance(read_json(folder / "manifest.json")) + "\n\n" + means_markdown(pd.read_csv(folder / "scores.csv"))
+    return provenance(read_json(folder / "manifest.json")) + "\n\n" + means_markdown(read_scores(folder / "scores.csv"))
 
 
 def provenance(manifest: Mapping[str, Any]) -> str:
@@ -101,8 +100,6 @@ def _took(fold: Mapping[str, Any]) -> str:
 
 def means_markdown(scores: "pd.DataFrame") -> str:
     """The means that are compared with others', with how many cases each counts."""
-    from covidlib.metrics import NEARLY_EMPTY, headline
-
     rows = [
         (name, f"{row.value:.3f}", f"{row.counted:.0f}", f"{row['left out']:.0f}", COMPARED.get(name, ""))
         for name, row in headline(scores).iterrows()
@@ -116,8 +113,6 @@ def means_markdown(scores: "pd.DataFrame") -> str:
 
 def table_1_markdown(scores: "pd.DataFrame") -> str:
     """The paper's Table 1."""
-    from covidlib.metrics import table_1
-
     head = ("fold", "lungs Dice", "sensitivity", "specificity", "infection Dice", "sensitivity", "specificity")
     return markdown_table(head, ((fold, *map(three, row)) for fold, *row in table_1(scores).itertuples(name=None)))
 
@@ -141,8 +136,6 @@ def cases_markdown(scores: "pd.DataFrame") -> str:
 def confusion_markdown(file: Path) -> str:
     """What the networks took each class for, and lungs and infection as one, from the file that `store` writes."""
     import pandas as pd
-
-    from covidlib.metrics import NEARLY_EMPTY
 
     rows = pd.read_csv(file)
     counts = rows[rows["case"] != NEARLY_EMPTY].groupby(["case", "truth"])[list(CLASSES)].sum()
@@ -181,14 +174,11 @@ def changes_markdown(before: Path, after: Path, pictures: Path, what: str) -> st
 
     `what` is new in the second, in a few words that begin a sentence.
     """
-    import pandas as pd
-
     from covidlib import figures
-    from covidlib.metrics import NEARLY_EMPTY, lungs_or_infection
 
     if not all((run / "scores.csv").is_file() for run in (before, after)):
         return ""
-    tables = [pd.read_csv(run / "scores.csv") for run in (before, after)]
+    tables = [read_scores(run / "scores.csv") for run in (before, after)]
     scores = [table[table["case"] != NEARLY_EMPTY] for table in tables]
     name = f"{after.name}_changes"
     figures.keep(figures.case_changes(*scores), pictures / name)
@@ -206,15 +196,13 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
     """Stored runs side by side: the settings that differ (of those not named, the defaults), and means. "" for fewer than two."""
     import pandas as pd
 
-    from covidlib.metrics import headline
-
     runs = [run for run in runs if (run / "scores.csv").is_file()]
     if len(runs) < 2:
         return ""
     profiles = [profile_from(read_json(run / "run.json")["profile"]).as_dict() for run in runs]
     settings = [pd.json_normalize(profile).loc[0].to_dict() for profile in profiles]  # dotted keys
     differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
-    means = [headline(pd.read_csv(run / "scores.csv"))["value"] for run in runs]
+    means = [headline(read_scores(run / "scores.csv"))["value"] for run in runs]
     columns = [run.name.removeprefix("surrogate").strip("-_").replace("_", " ") or run.name for run in runs]  # words, to fit
     lines = [(f"`{key}`".replace(".", "` `"), *(one[key] for one in settings)) for key in differing]
     lines += [(name, *(three(mean[name]) for mean in means)) for name in means[0].index]

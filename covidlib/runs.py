@@ -156,7 +156,7 @@ def beginning(run: Run) -> Run | None:
 
 
 def trained_weights(folder: Path) -> list[Path]:
-    """Weights of the folds trained in a run's folder, in order; not those that lie aside in fold_<k>.previous."""
+    """Weights of the folds trained in a run's folder, in order; not those that lie aside in fold_<k>.previous-<key>."""
     files = {path.parent.name.removeprefix("fold_"): path for path in Path(folder).glob("fold_*/model.weights.h5")}
     return [files[number] for number in sorted(filter(str.isdigit, files), key=int)]
 

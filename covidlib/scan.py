@@ -19,14 +19,16 @@ import numpy as np
 
 from covidlib.dataset import (
     AIR_HU,
-    HU_RANGE,
+    NO_SIDES,
     Case,
     _image_problems,
     check_volume,
     detect_intensity,
+    knows_sides,
     make_case,
     read_volume,
     spacing_agrees,
+    without_padding,
 )
 from covidlib.errors import DataError
 
@@ -123,10 +125,11 @@ def read_scan(
         if path and not re.search(NIFTI, str(source)):
             raise DataError(f"{where}: neither a folder nor a file that ends in .nii or .nii.gz; allowed: {ALLOWED}")
         array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
+        doubts += [] if knows_sides(header if path else getattr(source, "header", {})) else [NO_SIDES]
     if array.dtype.name not in ("int16", "uint16", "uint8", "int8"):  # these stay small until they are turned
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
             array = array.astype(np.float32, copy=False)
-    array = _without_padding(array, notes)
+    array = without_padding(array, notes)
     kind = intensity or detect_intensity(array)
     problems = list(_image_problems(array, kind, where))
     if problems:
@@ -169,16 +172,6 @@ def _in_memory(source: Any, spacing_mm: Sequence[float] | None, where: str) -> t
     header.set_data_shape(array.shape)
     header.set_zooms(spacing)
     return array, header, affine
-
-
-def _without_padding(array: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Far below any HU there may be one value only, that of voxels outside the field of view: these become air."""
-    outside = array < HU_RANGE[0]
-    values = array[outside]
-    if values.size in (0, array.size) or (values != values[0]).any():
-        return array
-    notes.append(f"padding of {values[0]:g} taken as air")
-    return np.where(outside, np.float32(AIR_HU), array)
 
 
 def _anonymous(header: Any) -> Any:

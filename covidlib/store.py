@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
-from covidlib.metrics import NEARLY_EMPTY, confusion_fold
+from covidlib.metrics import NEARLY_EMPTY, confusion_fold, read_scores
 from covidlib.preprocessing import pack_prepared
 from covidlib.report import scores_in_short
 from covidlib.runs import ROOT, Run, beginning, trained_weights
@@ -37,7 +37,7 @@ def store_results(run: Run, folder: Path) -> Path:
             raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
         with whole_file(Path(folder) / name) as temporary:
             shutil.copyfile(source, temporary)
-    folds, kept = sorted(set(pd.read_csv(run.folder / "scores.csv")["fold"])), read_json(run.folder / "manifest.json")
+    folds, kept = sorted(set(read_scores(run.folder / "scores.csv")["fold"])), read_json(run.folder / "manifest.json")
     if kept["profile"] != run.profile.as_dict() or list(kept["folds"]) != list(map(str, folds)):
         raise DataError(f"{run.folder}: not evaluated with these settings on all its folds; run 'python -m covidlib run' again")
     for fold in folds:
@@ -92,7 +92,7 @@ def pictures(run: Run) -> "dict[str, Figure]":
 
     from covidlib.figures import error_map, truth_and_prediction
 
-    scores = pd.read_csv(run.folder / "scores.csv")
+    scores = read_scores(run.folder / "scores.csv")
     ranked = scores[scores["class"] == "infection"].sort_values("dice", ascending=False)
     empty = ranked["case"] == NEARLY_EMPTY
     spread = ranked.iloc[[round(i * (len(ranked) - 1) / 3) for i in range(4)]]

@@ -31,8 +31,9 @@ def train_fold(
     """Train one fold, or go on with it, or return what is there if it is finished.
 
     What made a fold (settings, training cases, code) is kept with it; if that has changed, the old folder is moved aside to
-    fold_<k>.previous and training begins anew. A fold of fewer cycles (`training.cycle_epochs`) goes on from where it is. Where
-    it is to begin with another profile's network (`training.begin_with`), that one is trained first.
+    fold_<k>.previous-<key> and training begins anew; if the change is undone, it comes back. A fold of fewer cycles
+    (`training.cycle_epochs`) goes on from where it is. Where it is to begin with another profile's network
+    (`training.begin_with`), that one is trained first.
 
     Args:
         run: the run.
@@ -277,14 +278,25 @@ def _complete(state: dict[str, Any], settings: Training) -> bool:
 
 
 def _state(folder: Path, keys: list[str]) -> dict[str, Any]:
+    """How far a fold is that these keys have made; another that lies there is moved aside, and one that lay aside taken back."""
     state = read_json(folder / "checkpoint.json") or {}
     if state and state["key"] not in keys:
-        aside = folder.with_name(f"{folder.name}.previous")
+        aside = _aside(folder, state["key"])
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
-        log.warning("%s: settings, data or code changed; trained anew, the old fold is kept in %s", folder.name, aside.name)
-        return {}
+        log.warning("%s: settings, data or code changed; the old fold is kept in %s", folder.name, aside.name)
+        state = {}
+    for aside in (_aside(folder, key) for key in reversed(keys)):
+        if not state and (aside / "checkpoint.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # at most a beginning, without a whole epoch
+            aside.rename(folder)
+            log.warning("%s: taken back from %s, where these settings, data and code had made it", folder.name, aside.name)
+            state = read_json(folder / "checkpoint.json")
     return state
+
+
+def _aside(folder: Path, key: str) -> Path:
+    return folder.with_name(f"{folder.name}.previous-{key[:8]}")
 
 
 def _save(model: keras.Model, path: Path) -> None:

@@ -440,6 +440,15 @@ def test_a_case_to_train_on_is_read_as_a_scan_to_predict_is(tmp_path):
     np.testing.assert_array_equal(case.image, scan.image)
 
 
+def test_padding_far_below_air_is_air_in_training_too_and_is_said(tmp_path, write_case, caplog):
+    image = np.zeros((4, 5, 6), np.int16)
+    image[0, 0], image[1] = -8192, -1000
+    write_case(tmp_path, "coronacases_001", image)
+    case = load_case(tmp_path, "coronacases_001")
+    assert case.intensity == "hu" and case.image.min() == -1024 and (case.image == -1024).sum() == image.shape[2]
+    assert "coronacases_001" in caplog.text and "padding of -8192 taken as air" in caplog.text
+
+
 def test_grouped_folds_are_refused_for_scans_whose_patients_nobody_named():
     with pytest.raises(DataError, match="grouped: knows of radiopaedia_10_85902_1 and radiopaedia_10_85902_3 only; use random"):
         make_folds(["c", "a", "b"], Folds("grouped", 3))

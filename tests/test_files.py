@@ -1,11 +1,14 @@
 """Files are whole or absent; fingerprints see what could change a result and nothing else."""
 
+import errno
+import fcntl
 import hashlib
 
 import pytest
 
 from covidlib import files
-from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
+from covidlib.errors import DataError
+from covidlib.files import checksum, fingerprint, only_one, read_json, whole_file, write_json
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -27,6 +30,22 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with only_one(tmp_path / "out"):
+        with pytest.raises(DataError, match="another run is at work in this folder; wait for it"), only_one(tmp_path / "out"):
+            pass
+
+
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_one(tmp_path / "out"):
+        (tmp_path / "out" / "result").touch()
+    assert "out: locks do not work here" in caplog.text
 
 
 def test_json_goes_out_and_comes_back(tmp_path):

@@ -187,6 +187,17 @@ def test_score_run_compares_on_the_original_grid(tmp_path, write_case):
     pd.testing.assert_frame_equal(written, scores, check_dtype=False, check_exact=False)
 
 
+def test_cases_named_by_numbers_keep_their_names(tmp_path, write_case):
+    cases = ("001", "1001")
+    for case in cases:
+        write_case(tmp_path / "data", case)
+    run = Run(Profile(), tmp_path / "data", tmp_path / "run", cases, (Fold(0, (), cases),))
+    for case in map(run.case, cases):
+        save_labels(case.labels, case, run.prediction(0, case.id))
+    for _ in ("scored", "read again"):
+        assert score_run(run, [0])["case"].unique().tolist() == ["001", "1001"]
+
+
 def test_scoring_a_fold_that_is_not_predicted_names_case_and_fold(tmp_path, write_case):
     write_case(tmp_path / "data", "case_a")
     run = Run(Profile(), tmp_path / "data", tmp_path / "run", ("case_a",), (Fold(0, (), ("case_a",)),))

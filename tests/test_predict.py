@@ -257,7 +257,7 @@ def test_another_file_of_a_name_that_is_there_replaces_nothing(scans, weights, t
 def test_a_fold_moved_aside_has_no_say_and_settings_are_those_of_the_training(weights, tmp_path):
     run = shutil.copytree(weights, tmp_path / "run")
     (fold,) = run.glob("fold_*")
-    shutil.copytree(fold, run / "fold_0.previous")
+    shutil.copytree(fold, run / "fold_0.previous-0123abcd")
     assert len(Predictor(run).models) == 1
     described = read_json(run / "run.json")["profile"]
     write_json(run / "manifest.json", {"profile": described})
@@ -279,6 +279,18 @@ def test_a_scan_that_fails_half_way_leaves_nothing(scans, weights, tmp_path, mon
     monkeypatch.undo()
     assert predict_scans([path], out, weights) == []  # not taken for finished
     assert listed(out) == [".lock", "a_labels.nii.gz", "a_overlay.png", "quantification.csv"]
+
+
+def test_a_result_outlives_a_scan_that_is_out_of_reach(scans, weights, tmp_path):
+    path, out = tmp_path / "in" / "a.nii.gz", tmp_path / "out"
+    assert predict_scans(str(path), out, weights) == []  # one path need not be in a list
+    before, made = (out / "quantification.csv").read_text(), listed(out)
+    path.rename(tmp_path / "elsewhere.nii.gz")
+    assert predict_scans([path], out, weights) == ["a"]
+    assert (out / "quantification.csv").read_text() == before and listed(out) == sorted([*made, "errors.csv"])
+    assert "No such file" in table(out / "errors.csv")[0]["error"]
+    (tmp_path / "elsewhere.nii.gz").rename(path)
+    assert predict_scans([path], out, weights) == [] and listed(out) == made
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,10 @@ def test_an_error_names_the_key_and_what_is_allowed(name):
     assert key in str(caught.value) and allowed in str(caught.value)
 
 
+def test_a_case_may_be_named_by_a_number():
+    assert load_profile("paper", {"data.intensity": {1002: "hu"}}).data.intensity == {"1002": "hu"}
+
+
 def test_an_error_names_the_file_and_what_came(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("training: {epochs: 0}\n")

@@ -72,6 +72,18 @@ def test_a_file_packed_in_many_parts_is_read_whole(tmp_path):
     np.testing.assert_array_equal(read_scan(path).case.image, whole)
 
 
+def test_a_header_that_does_not_say_which_side_is_left_is_warned_of(tmp_path):
+    path = turned(HU, FINE, tmp_path, "LPS")
+    image = nib.load(path)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "without.nii.gz")
+    for source in (tmp_path / "without.nii.gz", nib.load(tmp_path / "without.nii.gz")):
+        (warning,) = read_scan(source).warnings
+        assert "does not say which side is left" in warning
+    assert read_scan(image.get_fdata(), FINE).warnings == ()  # of an array it is agreed
+
+
 def test_free_text_of_a_header_does_not_go_on(tmp_path):
     path = write_nifti(tmp_path / "scan.nii.gz", HU, np.diag([*FINE, 1.0]))
     image = nib.load(path)

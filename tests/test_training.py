@@ -272,13 +272,14 @@ def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, m
 
     assert len(train_fold(run(2), 0)) == 2
     assert len(train_fold(run(2, 1), 0)) == 3
-    assert not (tmp_path / "fold_0.previous").exists()
+    assert not list(tmp_path.glob("fold_0.previous*"))
     monkeypatch.setattr(training, "fit", no_fit)
     assert len(train_fold(run(2, 1), 0)) == 3
     for other in ((2,), (3,), (1, 2)):
         with pytest.raises(AssertionError, match="trained again"):
             train_fold(run(*other), 0)
-        (tmp_path / "fold_0.previous").replace(tmp_path / "fold_0")
+        (aside,) = tmp_path.glob("fold_0.previous-*")
+        aside.replace(tmp_path / "fold_0")
 
 
 BEGINNING = {"training.epochs": 1, "training.batches_per_epoch": 1, "network.stride": [2, 2, 2]}
@@ -394,9 +395,32 @@ def test_a_fold_made_by_something_else_is_moved_aside(copied, monkeypatch, caplo
     weights = (folder / "model.weights.h5").read_bytes()
     with caplog.at_level(logging.WARNING, "covidlib"):
         train_fold(run, 0)
-    assert (folder.with_name("fold_0.previous") / "model.weights.h5").read_bytes() == weights
-    assert not (folder / "model.weights.h5").exists()
-    assert "fold_0: settings, data or code changed" in caplog.text and "fold_0.previous" in caplog.text
+    (aside,) = run.folder.glob("fold_0.previous-*")
+    assert (aside / "model.weights.h5").read_bytes() == weights and not (folder / "model.weights.h5").exists()
+    assert "fold_0: settings, data or code changed" in caplog.text and aside.name in caplog.text
+
+
+def test_a_fold_comes_back_when_the_change_is_undone(copied, monkeypatch, caplog):
+    """Two other settings were tried meanwhile, and left after an epoch."""
+    history = train_fold(copied(), 0)
+    weights = (copied().fold_folder(0) / "model.weights.h5").read_bytes()
+
+    def leave_after(epochs):
+        def fit(model, train, test, profile, folder, key, *_):
+            folder.mkdir()
+            (folder / "checkpoint.json").write_text(json.dumps({"key": key, "done": False, "history": [{}] * epochs}))
+            raise Stopped
+
+        return fit
+
+    for seed in (1, 2):
+        monkeypatch.setattr(training, "fit", leave_after(1))
+        with pytest.raises(Stopped):
+            train_fold(copied({"seed": seed}), 0)
+    monkeypatch.setattr(training, "fit", no_fit)
+    assert train_fold(copied(), 0) == history and "fold_0: taken back from fold_0.previous-" in caplog.text
+    assert (copied().fold_folder(0) / "model.weights.h5").read_bytes() == weights
+    assert len(list(copied().folder.glob("fold_0.previous-*"))) == 2
 
 
 def test_no_such_fold(trained_run):
@@ -490,7 +514,7 @@ def test_a_packed_run_trains_without_its_scans_and_is_taken_back_as_trained(tmp_
     np.testing.assert_array_equal(here.labels, there.labels)
     history = train_fold(away, 0)
     shutil.copytree(away.fold_folder(0), home.fold_folder(0))
-    assert train_fold(home, 0) == history and not (home.folder / "fold_0.previous").exists()
+    assert train_fold(home, 0) == history and not list(home.folder.glob("fold_0.previous*"))
 
 
 def test_a_folder_that_is_no_run_cannot_be_reopened(tmp_path):
