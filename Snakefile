@@ -2,10 +2,17 @@
 #   python -m covidlib run --profile demo          the usual way in
 #   snakemake --cores 2 --config profile=demo      the same, by hand
 import sys
+from shlex import quote
 from covidlib.dataset import IMAGES, MASKS
 from covidlib.profile import lineage, load_profile
 from covidlib.runs import ROOT
 from covidlib.workflow import training_threads
+
+
+def word(text):
+    """As the shell and Snakemake read it: whatever is in a path stays in it."""
+    return quote(text).replace("{", "{{").replace("}", "}}")
+
 
 name, data, out = (str(config.get(key) or default) for key, default in (("profile", "demo"), ("data", ""), ("out", "")))
 settings = load_profile(name)
@@ -16,9 +23,10 @@ FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config
 FIRST = settings.training.begin_with
 PROFILE = list(map(str, lineage(name)))
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
-CHOSEN = f"--profile '{name}'" + (f" --data '{data}'" if data else "") + (f" --out '{out}'" if out else "")
+GIVEN = {"--profile": name, "--data": data, "--out": out}
+CHOSEN = " ".join(f"{option} {word(value)}" for option, value in GIVEN.items() if value)
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
-COVIDLIB = f"'{sys.executable}' -m covidlib"
+COVIDLIB = f"{word(sys.executable)} -m covidlib"
 # glibc gives a thread's memory back after a large array and gets it anew, page by page, unless it keeps some: a tenth of the time
 KEPT = "MALLOC_TOP_PAD_=67108864"
 

@@ -5,11 +5,12 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from covidlib.errors import DataError
 
@@ -31,8 +32,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Make a folder for results and hold it: DataError where it cannot be written to, or another call is at work in it."""
+def only_one(folder: Path) -> Iterator[IO[str]]:
+    """Make a folder for results and hold it: DataError where it cannot be written to, or another call is at work in it.
+
+    Yields the locked file: a process that inherits it holds the folder as well.
+    """
     import fcntl
 
     try:
@@ -47,7 +51,7 @@ def only_one(folder: Path) -> Iterator[None]:
             raise DataError(f"{folder}: another run is at work in this folder; wait for it or give another --out") from None
         except OSError:  # some shared file systems
             log.warning("%s: locks do not work here; see to it that only one run writes into this folder", folder)
-        yield
+        yield lock
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -84,4 +88,5 @@ def _code(path: Path) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0].value.value = None
-    return ast.dump(tree)
+    said: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **said).replace(", type_params=[]", "")  # what Python 3.11 says, for a run may go on elsewhere

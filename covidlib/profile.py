@@ -247,6 +247,9 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"profile {path.name}: not valid YAML in UTF-8: {error}") from error
     given = _section(given, f"profile {path.name}")
+    training = given.get("training")
+    if isinstance(training, dict) and str(training.get("begin_with")).endswith((".yaml", ".yml")):
+        training["begin_with"] = str((path.parent / training["begin_with"]).resolve())  # jobs work in other folders
     for key, value in (overrides or {}).items():
         _put(given, key, value)
     return _build(Profile, {"name": path.stem, **given}, path.name, "")

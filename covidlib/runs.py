@@ -156,14 +156,20 @@ def beginning(run: Run) -> Run | None:
 
 
 def trained_weights(folder: Path) -> list[Path]:
-    """Weights of the folds trained in a run's folder, in order; not those that lie aside in fold_<k>.previous-<key>."""
+    """Weights of the folds trained in a run's folder, in order; where it was evaluated, of those that its manifest names.
+
+    Others may be of earlier settings: what lies aside in fold_<k>.previous-<key>, and what no later run has looked at.
+    """
     files = {path.parent.name.removeprefix("fold_"): path for path in Path(folder).glob("fold_*/model.weights.h5")}
-    return [files[number] for number in sorted(filter(str.isdigit, files), key=int)]
+    named = (read_json(Path(folder) / "manifest.json") or {}).get("folds", files)
+    return [files[number] for number in sorted(filter(str.isdigit, files), key=int) if number in named]
 
 
-def write_manifest(run: Run) -> dict[str, Any]:
-    """Write and return manifest.json: versions, machine, seed, minutes of each fold, profile, checksums of the images."""
-    folds = {fold.number: read_json(run.fold_folder(fold.number) / "fold.json") for fold in run.folds}
+def write_manifest(run: Run, folds: Sequence[int]) -> dict[str, Any]:
+    """Write and return manifest.json: versions, machine, seed, minutes of each of these folds, profile, checksums of the images.
+
+    `folds` are the numbers of those that were evaluated. Of others, what lies there may be of other settings.
+    """
     manifest = {
         "profile": run.profile.as_dict(),
         "seed": run.profile.seed,
@@ -171,7 +177,7 @@ def write_manifest(run: Run) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),
-        "folds": {str(number): content for number, content in folds.items() if content},
+        "folds": {str(number): read_json(run.fold_folder(number) / "fold.json") for number in folds},
         "checksums": {path.name: checksum(path) for path in sorted((run.data / IMAGES).glob("*.nii*"))},
     }
     write_json(run.folder / "manifest.json", manifest)

@@ -47,7 +47,8 @@ def train_fold(
     folder, first = run.fold_folder(number), beginning(run)
     keys = _keys(run, number, first)
     state = _state(folder, keys)
-    if _complete(state, run.profile.training):
+    noted = read_json(folder / "fold.json") or {}
+    if _complete(state, run.profile.training) and noted.get("epochs") == len(state["history"]):
         return state["history"]
     fold = run.folds[number]
     train, test = run.prepared(fold.train), run.prepared(fold.test)
@@ -120,6 +121,8 @@ def fit(
         batches = Batches(train, profile, settings.batches_per_epoch, workers=workers)
         watched = test if settings.validation_batches else []
         watch = Batches(watched, profile, settings.validation_batches, augment=False).feed() if watched else None
+        if workers > 1:
+            model.test_on_batch(*batches[0])  # or Keras would draw some to see their shapes, before it is said of which epoch
         begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(batches, "epoch", epoch))
         model.fit(
             batches.feed(),
@@ -193,6 +196,8 @@ class Keeper(keras.callbacks.Callback):
             if not kept["done"]:
                 model.optimizer.build(model.trainable_variables)
             model.load_weights(self.folder / "model.weights.h5" if kept["done"] else self._weights(len(kept["history"])))
+            if not kept["done"]:
+                self._keep(len(kept["history"]), kept["since_best"] == 0)
         return len(self.state["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -212,7 +217,7 @@ class Keeper(keras.callbacks.Callback):
             log.info("%s: at most %d epochs, about %.0f minutes", self.folder.name, self.settings.epochs, minutes)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Write everything needed to go on; the JSON file last, for it says which weights count."""
+        """Write everything needed to go on; first the weights, for the JSON file says that they count."""
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         rate = float(self.model.optimizer.learning_rate)
         before = self.state["history"][-1]["minutes"] if self.state["history"] else 0.0
@@ -220,14 +225,12 @@ class Keeper(keras.callbacks.Callback):
         if not math.isfinite(numbers["loss"]):
             what = f"{self.folder.name}: the loss is {numbers['loss']} in epoch {epoch + 1}"
             raise DataError(f"{what}; allowed: a finite number; lower training.learning_rate")
-        best = numbers["loss"] < self.state["best"]
         after_epoch(self.state, numbers["loss"], self.settings)
         self.state["done"] = False  # it is not any more, if this fold was and goes on with another cycle
         self.state["history"].append({"epoch": epoch + 1, **numbers, "learning_rate": rate, "minutes": minutes})
         _save(self.model, self._weights(epoch + 1))
-        if best or self.settings.weights == "last":
-            shutil.copyfile(self._weights(epoch + 1), self.folder / "kept.weights.h5")
         write_json(self.folder / "checkpoint.json", self.state)
+        self._keep(epoch + 1, self.state["since_best"] == 0)
         self._weights(epoch).unlink(missing_ok=True)
         _write_history(self.folder, self.state["history"])
         self.model.stop_training = bool(self.state["stop"])
@@ -241,9 +244,16 @@ class Keeper(keras.callbacks.Callback):
         model.optimizer.finalize_variable_values(model.trainable_variables)  # the running mean of the weights, if one is kept
         bare = keras.Model(model.inputs, model.outputs)
         _save(bare, self.folder / "model.weights.h5")
+        _write_history(self.folder, self.state["history"])
         write_json(self.folder / "checkpoint.json", {**self.state, "done": True})
         for path in (self.folder / "kept.weights.h5", self._weights(len(self.state["history"]))):
             path.unlink(missing_ok=True)
+
+    def _keep(self, epoch: int, best: bool) -> None:
+        """Take an epoch's weights for those to predict with; done again after a stop, which may have come before it."""
+        if best or self.settings.weights == "last":
+            with whole_file(self.folder / "kept.weights.h5") as temporary:
+                shutil.copyfile(self._weights(epoch), temporary)
 
     def _weights(self, epoch: int) -> Path:
         return self.folder / f"checkpoint-{epoch:04d}.weights.h5"

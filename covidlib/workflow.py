@@ -10,14 +10,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from covidlib.book import BUILT_FROM
 from covidlib.dataset import CLASSES
 from covidlib.errors import DataError
 from covidlib.files import only_one
-from covidlib.profile import Profile
-from covidlib.runs import ROOT, memory
+from covidlib.profile import Profile, load_profile
+from covidlib.runs import ROOT, memory, open_run
 
 NOTEBOOKS = ROOT / "notebooks"
 MARK = "covidlib: "  # lines of a job that the terminal is to show
@@ -63,6 +63,7 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
             `folder`/notebooks/failed.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     source = NOTEBOOKS / f"{notebook}.ipynb"
     if not source.is_file():
@@ -93,6 +94,8 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
             os.replace(working, failed)
             where = f"{source.name} cell {error.exec_count}"
             raise DataError(f"{where}: {error.ename}: {error.evalue} (executed copy: {_short(failed)})") from None
+        except DeadKernelError:
+            raise DataError(f"{source.name}: its kernel died, as when memory runs out; try fewer jobs (--cores)") from None
         _tidy(working)
         os.replace(working, target)
     return target
@@ -120,25 +123,21 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     Raises:
         DataError: bad profile, data or folds, before anything starts; or the first failing job's own line.
     """
-    from covidlib.profile import load_profile
-
     settings = load_profile(profile)
     folder = Path(out or ROOT / "runs" / settings.name).resolve()
     wrong = [fold for fold in folds if not 0 <= fold < settings.folds.number]
     if wrong:
         raise DataError(f"--folds {wrong}: no such fold; allowed: 0 to {settings.folds.number - 1}")
-    if data or settings.data.source == "folder":
-        from covidlib.runs import open_run
-
-        open_run(profile, data, folder)  # complains about data now, not after minutes
     config = {**absolute(profile, data, out), "folds": ",".join(map(str, sorted(set(folds))))}
     command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
     if book and not (BUILT_FROM.is_file() and BUILT_FROM.read_text(encoding="utf-8") == str(folder)):
         command += ["--forcerun", "book"]  # the HTML shows another run
-    with only_one(folder):
-        _watch(command, folder / "snakemake.log")
+    with only_one(folder) as lock:
+        if data or settings.data.source == "folder":
+            open_run(profile, data, folder)  # complains about data now, not after minutes
+        _watch(command, folder / "snakemake.log", lock)
     return folder
 
 
@@ -178,10 +177,13 @@ class _Relay:
         sys.stderr.flush()
 
 
-def _watch(command: list[str], log_file: Path) -> None:
-    """Run a command: all it says goes into a file, marked lines to the terminal. DataError with the failed job's own line."""
+def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:
+    """Run a command: all it says goes into a file, marked lines to the terminal. DataError with the failed job's own line.
+
+    It inherits the lock, for it may outlive this process.
+    """
     started, failure = time.monotonic(), f"the run stopped; the reason is at the end of {_short(log_file)}"
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "pass_fds": [lock.fileno()]}
     with open(log_file, "w", encoding="utf-8") as file, subprocess.Popen(command, **options) as process:
         for line in process.stdout or ():
             file.write(line)
@@ -189,6 +191,8 @@ def _watch(command: list[str], log_file: Path) -> None:
                 said = line.removeprefix(MARK).strip()
                 sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {said}\n")
                 failure = said if said.startswith("failed") else failure
+            elif line.startswith("error: ") and not failure.startswith("failed"):  # of a job that is no notebook
+                failure = f"failed: {line.removeprefix('error: ').strip()}"
     if process.returncode:
         raise DataError(failure)
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import subprocess
 
 import pytest
 
@@ -48,6 +49,17 @@ def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch
     assert "out: locks do not work here" in caplog.text
 
 
+def test_a_process_that_inherits_the_lock_holds_the_folder(tmp_path):
+    """As Snakemake does where the run that began it is killed."""
+    with only_one(tmp_path / "out") as lock:
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()])
+    with pytest.raises(DataError, match="another run is at work"), only_one(tmp_path / "out"):
+        pass
+    child.communicate()
+    with only_one(tmp_path / "out"):
+        pass
+
+
 def test_json_goes_out_and_comes_back(tmp_path):
     content = {"case": "coronacases_001", "dice": [0.5, None], "deep": {"ä": True}}
     write_json(tmp_path / "a.json", content)
@@ -85,3 +97,14 @@ def test_fingerprint_reads_code_without_comments_docstrings_and_line_breaks(tmp_
     before = fingerprint({}, "module")
     (tmp_path / "module.py").write_text(changed)
     assert (fingerprint({}, "module") == before) is same
+
+
+def test_code_reads_the_same_under_every_python(tmp_path):
+    """3.12 and 3.13 write a tree in other words: without care, a fold trained under one would not count under another."""
+    path = tmp_path / "module.py"
+    path.write_text('def f(x):\n    """Said."""\n    return x  # a comment\n\n\nclass A:\n    pass\n')
+    assert files._code(path) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='x')], kwonlyargs=[], kw_defaults=[], "
+        "defaults=[]), body=[Expr(value=Constant(value=None)), Return(value=Name(id='x', ctx=Load()))], decorator_list=[]), "
+        "ClassDef(name='A', bases=[], keywords=[], body=[Pass()], decorator_list=[])], type_ignores=[])"
+    )

@@ -262,6 +262,9 @@ def test_a_fold_moved_aside_has_no_say_and_settings_are_those_of_the_training(we
     described = read_json(run / "run.json")["profile"]
     write_json(run / "manifest.json", {"profile": described})
     assert Predictor(run).models
+    shutil.copytree(fold, run / "fold_3")  # of settings that nobody knows: the last evaluation did not look at it
+    write_json(run / "manifest.json", {"profile": described, "folds": {fold.name.removeprefix("fold_"): {}}})
+    assert len(Predictor(run).models) == 1
     write_json(run / "run.json", {"profile": {**described, "preprocessing": {**described["preprocessing"], "z_score": "volume"}}})
     with pytest.raises(DataError, match=r"run\.json has other settings than its networks were trained with; run the"):
         Predictor(run)

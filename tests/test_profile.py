@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from covidlib.errors import DataError
-from covidlib.profile import PROFILES, Inference, Network, Patches, Profile, load_profile, profile_names
+from covidlib.profile import PROFILES, Inference, Network, Patches, Profile, lineage, load_profile, profile_names
 
 
 def test_paper_yaml_is_the_defaults_of_the_dataclasses():
@@ -124,6 +124,16 @@ def test_an_error_names_the_key_and_what_is_allowed(name):
     with pytest.raises(DataError) as caught:
         load_profile("paper", overrides)
     assert key in str(caught.value) and allowed in str(caught.value)
+
+
+def test_a_profile_to_begin_with_is_looked_for_beside_the_one_that_names_it(tmp_path, monkeypatch):
+    """Jobs and notebooks work in other folders."""
+    (tmp_path / "coarse.yaml").write_text("seed: 3\n")
+    (tmp_path / "fine.yaml").write_text("training: {begin_with: coarse.yaml}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("fine.yaml").training.begin_with == str(tmp_path / "coarse.yaml")
+    monkeypatch.chdir("/")
+    assert lineage(tmp_path / "fine.yaml") == [tmp_path / "fine.yaml", tmp_path / "coarse.yaml"]
 
 
 def test_a_case_may_be_named_by_a_number():

@@ -105,7 +105,7 @@ def test_an_untrained_fold_has_no_prediction_and_says_what_to_do(tiny_yaml, tiny
 def test_the_manifest_says_what_made_the_numbers(tiny_yaml, tiny_folder, tmp_path):
     run = open_run(tiny_yaml, tiny_folder, tmp_path)
     write_json(run.fold_folder(1) / "fold.json", {"minutes": 2.5})
-    manifest = write_manifest(run)
+    manifest = write_manifest(run, [1])
     assert manifest == read_json(tmp_path / "manifest.json")
     assert manifest["folds"] == {"1": {"minutes": 2.5}} and manifest["seed"] == 0
     assert set(manifest["checksums"]) == {f"tiny_{n}.nii.gz" for n in range(4)}
@@ -129,7 +129,7 @@ def test_what_the_numbers_are_called(tiny_yaml, write_case, tmp_path, file, name
 
 def test_no_absolute_path_of_this_machine_is_written(tiny_yaml, tiny_folder, tmp_path):
     """A run's folder can be handed to others."""
-    write_manifest(open_run(tiny_yaml, tiny_folder, tmp_path))
+    write_manifest(open_run(tiny_yaml, tiny_folder, tmp_path), [])
     for name in ("run.json", "manifest.json"):
         assert str(tiny_folder) not in (tmp_path / name).read_text() and str(tmp_path) not in (tmp_path / name).read_text()
 

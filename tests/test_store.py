@@ -23,7 +23,7 @@ def evaluated(trained_run, tmp_path):
     run = Run(trained_run.profile, trained_run.data, tmp_path / "run", trained_run.cases, trained_run.folds)
     predict_fold(run, 0)
     score_run(run, [0])
-    write_manifest(run)
+    write_manifest(run, [0])
     return run
 
 

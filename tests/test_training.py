@@ -112,6 +112,35 @@ def test_the_weights_of_the_best_training_loss_or_the_last(tmp_path, weights, ep
     assert read_json(tmp_path / "checkpoint.json")["done"] is True
 
 
+def test_the_best_weights_are_kept_even_if_the_machine_stops_before_they_are(tmp_path, monkeypatch):
+    """Losses 3 and 1, then a stop before the second epoch's weights are copied; then a loss of 2."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.Adam(), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+
+    def keeper():
+        made = Keeper(tmp_path, Training(weights="best"), "", None)
+        made.set_model(model)
+        assert made.load(model) == len(made.state["history"])
+        return made
+
+    def epoch(one, number, loss):
+        one.on_epoch_begin(number)
+        model.set_weights([np.array([[number + 1.0]])])
+        one.on_epoch_end(number, {"loss": loss})
+
+    first = keeper()
+    epoch(first, 0, 3.0)
+    monkeypatch.setattr(Keeper, "_keep", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        epoch(first, 1, 1.0)
+    monkeypatch.undo()
+    again = keeper()
+    epoch(again, 2, 2.0)
+    again.close(model)
+    assert model.get_weights()[0].item() == 2
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path, value):
     with pytest.raises(DataError, match=r"fold_3: the loss is (nan|inf) in epoch 2; allowed: .*; lower training.learning_rate"):
@@ -423,6 +452,26 @@ def test_a_fold_comes_back_when_the_change_is_undone(copied, monkeypatch, caplog
     assert len(list(copied().folder.glob("fold_0.previous-*"))) == 2
 
 
+@pytest.mark.parametrize("where", ["_write_history", "commit"])
+def test_what_is_written_last_is_made_up_for(tmp_path, monkeypatch, tiny_yaml, tiny_folder, where):
+    """A stop in the last epoch, before its row is in history.csv, or after it, before fold.json."""
+    run = open_run(tiny_yaml, tiny_folder, tmp_path, {"training.epochs": 2, "training.batches_per_epoch": 1})
+    write = getattr(training, where)
+
+    def stop(*arguments):
+        if where == "commit" or len(arguments[1]) == 2:
+            raise Stopped
+        return write(*arguments)
+
+    monkeypatch.setattr(training, where, stop)
+    with pytest.raises(Stopped):
+        train_fold(run, 0)
+    monkeypatch.undo()
+    assert len(train_fold(run, 0)) == 2
+    assert read_json(tmp_path / "fold_0" / "fold.json")["epochs"] == 2
+    assert len((tmp_path / "fold_0" / "history.csv").read_text().splitlines()) == 3  # with its head
+
+
 def test_no_such_fold(trained_run):
     with pytest.raises(DataError, match="fold 2: no such fold; allowed: 0 to 1"):
         train_fold(trained_run, 2)
@@ -435,15 +484,27 @@ SLOWLY = {"training.learning_rate": 1e-3}  # Adam's first large steps would blow
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # 11 s instead of 26, for four steps
 
 
+def kept_volumes(folder):
+    with np.load(Path(folder) / "volumes.npz") as kept:
+        return [Prepared(str(n), kept["images"][n], kept["labels"][n], (4.0, 4.0, 6.0)) for n in range(len(kept["images"]))]
+
+
 def tiny_losses(folder):
     """Loss of each of four steps from the weights, cases and profile in `folder`, under whatever backend Keras has."""
-    profile = load_profile(Path(folder) / "tiny.yaml", SLOWLY)
-    with np.load(Path(folder) / "volumes.npz") as kept:
-        cases = [Prepared(str(n), kept["images"][n], kept["labels"][n], (4.0, 4.0, 6.0)) for n in range(len(kept["images"]))]
+    profile, cases = load_profile(Path(folder) / "tiny.yaml", SLOWLY), kept_volumes(folder)
     model = compiled_network(profile)
     model.load_weights(Path(folder) / "start.weights.h5")
     batches = Batches(cases, profile, length=4)
     return [float(model.train_on_batch(*batches[index])[0]) for index in range(4)]
+
+
+def losses_by_workers(folder):
+    """Loss of each of two epochs, the batches made by one process and by two."""
+    short = {"training.epochs": 2, "training.batches_per_epoch": 2, "training.validation_batches": 0}
+    profile, cases = load_profile(Path(folder) / "tiny.yaml", short), kept_volumes(folder)
+    for workers in (1, 2):
+        history = fit(compiled_network(profile), cases, [], profile, Path(folder) / str(workers), workers=workers)
+        yield [row["loss"] for row in history]
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
@@ -452,7 +513,8 @@ def test_jax_trains_the_same_network_to_the_same_losses(tmp_path, tiny_volumes, 
     shutil.copy(tiny_yaml, tmp_path / "tiny.yaml")
     np.savez(tmp_path / "volumes.npz", images=[v.image for v in tiny_volumes], labels=[v.labels for v in tiny_volumes])
     compiled_network(load_profile(tiny_yaml, SLOWLY)).save_weights(tmp_path / "start.weights.h5")
-    code = "import sys, json, keras, test_training as t; print(keras.backend.backend(), json.dumps(t.tiny_losses(sys.argv[1])))"
+    call = "json.dumps([t.tiny_losses(sys.argv[1]), *t.losses_by_workers(sys.argv[1])])"
+    code = f"import sys, json, keras, test_training as t; print(keras.backend.backend(), {call})"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         cwd=Path(__file__).parent,
@@ -461,9 +523,10 @@ def test_jax_trains_the_same_network_to_the_same_losses(tmp_path, tiny_volumes, 
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    backend, losses = done.stdout.splitlines()[-1].split(maxsplit=1)
-    assert backend == "jax"
-    assert json.loads(losses) == pytest.approx(tiny_losses(tmp_path), rel=1e-5)
+    backend, told = done.stdout.splitlines()[-1].split(maxsplit=1)
+    losses, by_one, by_two = json.loads(told)
+    assert backend == "jax" and by_one == by_two
+    assert losses == pytest.approx(tiny_losses(tmp_path), rel=1e-5)
     assert keras.backend.backend() == "tensorflow"
 
 

@@ -1,19 +1,23 @@
 """Every notebook through papermill on a tiny profile, in the Snakefile's order, in a copy of the project."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 
 from covidlib import workflow
 from covidlib.errors import DataError
+from covidlib.files import only_one
 from covidlib.profile import load_profile
-from covidlib.runs import ROOT
+from covidlib.runs import ROOT, open_run
 
 FOLDS = "0,4"
 RULES = {
@@ -110,6 +114,18 @@ def test_a_change_reruns_only_what_depends_on_it(copy, file, rules):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def test_whatever_is_in_a_path_stays_in_it(copy):
+    odd = copy / "o'brien's {scans}"
+    odd.mkdir()
+    where = ["--snakefile", str(copy / "Snakefile"), "--directory", str(copy / "runs/tiny"), "--cores", "1", "--nolock"]
+    config = ["--config", "profile=tiny", f"data={odd}", f"out={copy / 'new'}"]
+    done = call(copy, "snakemake", "prepare", "-n", "-p", *where, *config)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() + done.stderr.splitlines() if "-m covidlib prepare" in line)
+    given = ["--profile", "tiny", "--data", str(odd), "--out", str(copy / "new")]
+    assert shlex.split(line)[1:] == ["-m", "covidlib", "prepare", *given]
+
+
 def test_failing_notebook_ends_the_run_with_its_own_line(copy):
     path = copy / "notebooks" / "03_augmentation.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -148,6 +164,30 @@ def test_failing_cell_is_one_line_and_the_copy_is_kept(toy):  # cell 3: papermil
         workflow.execute("toy", toy / "run", {"n": 2})
     assert (toy / "run" / "notebooks" / "failed" / "toy.ipynb").is_file()
     assert not (toy / "run" / "notebooks" / "toy.ipynb").exists()
+
+
+def test_a_kernel_that_died_is_one_line(toy, monkeypatch):
+    def killed(*_, **__):
+        raise nbclient.exceptions.DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(papermill, "execute_notebook", killed)
+    with pytest.raises(DataError, match=r"^toy.ipynb: its kernel died, as when memory runs out; try fewer jobs"):
+        workflow.execute("toy", toy / "run", {})
+
+
+def test_what_a_job_says_last_is_why_the_run_stopped_and_jobs_hold_the_folder(tmp_path):
+    """The lock is open in the job under the same number."""
+    code = "import os, sys; os.fstat(int(sys.argv[1])); print('error: case_3: no mask'); print('Exiting'); sys.exit(1)"
+    with only_one(tmp_path) as lock, pytest.raises(DataError, match="^failed: case_3: no mask$"):
+        workflow._watch([sys.executable, "-c", code, str(lock.fileno())], tmp_path / "snakemake.log", lock)
+    assert "Exiting" in (tmp_path / "snakemake.log").read_text()
+
+
+def test_a_run_that_is_refused_changes_nothing(tmp_path, tiny_yaml, tiny_folder):
+    before = open_run(tiny_yaml, tiny_folder, tmp_path).folder.joinpath("run.json").read_text()
+    with only_one(tmp_path), pytest.raises(DataError, match="another run is at work"):
+        workflow.run_all("surrogate", str(tiny_folder), str(tmp_path))
+    assert (tmp_path / "run.json").read_text() == before
 
 
 def test_unknown_parameter_and_notebook_stop_before_anything_runs(toy):
