@@ -164,7 +164,8 @@ class Training:
     plateau_delta: float = _number(1e-4, 0, 1)
     learning_rate_floor: float = _number(1e-5, 0, 1)
     stop_patience: int = _number(100, 1, 100000)
-    weights: str = _choice("best", "last")  # predicted with: those of the best training loss, or the last
+    weights: str = _choice("best", "last", "mean")  # predicted with: those of the best training loss, the last, or the mean of
+    # those that the cycles ended with, with which the next cycle begins (after stochastic weight averaging, Izmailov 2018)
     average_momentum: float = _number(0.0, 0, 0.9999)  # above 0: predict with a running mean of the weights over the steps
 
 
@@ -213,11 +214,16 @@ class Profile:
                     f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
                 )
         training, cycles = self.training, self.training.cycle_epochs
-        simple = training.schedule != "plateau" and training.weights == "last" and not training.average_momentum
+        simple = training.schedule != "plateau" and training.weights != "best" and not training.average_momentum
         if cycles and not (simple and sum(cycles) == training.epochs):
             raise DataError(
-                f"profile {self.name}: training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to "
-                f"training.epochs ({training.epochs}), with schedule cosine or polynomial, weights last and average_momentum 0"
+                f"profile {self.name}: training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to training."
+                f"epochs ({training.epochs}), with schedule cosine or polynomial, weights last or mean, and average_momentum 0"
+            )
+        if training.weights == "mean" and not (cycles and self.network.norm == "instance"):
+            raise DataError(
+                f"profile {self.name}: training.weights is mean; allowed: with training.cycle_epochs, and network.norm instance "
+                "(a mean of networks has not the running means of any)"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Fit `model` on the cases of `train`, watching crops of `test`; continue from the checkpoint in `folder` if there is one.
 
-    Leaves model.weights.h5 (best training loss, or last: `training.weights`) and history.csv in `folder`, and these weights in
-    the model. Returns the history.
+    Leaves model.weights.h5 (of the best training loss, the last, or the mean of all cycles: `training.weights`) and history.csv
+    in `folder`, and these weights in the model. Returns the history.
     """
     settings = profile.training
     keeper = Keeper(folder, settings, key, on_epoch)
@@ -157,10 +157,16 @@ def _cycle(epoch: int, settings: Training) -> tuple[int, int]:
     return max(pair for pair in zip(starts, lengths, strict=True) if pair[0] <= epoch)
 
 
+def _cycle_ends(settings: Training) -> list[int]:
+    """The last epoch of each cycle, counted from 1."""
+    return list(itertools.accumulate(settings.cycle_epochs))
+
+
 def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
     """Update the schedule's memory with an epoch's training loss: best so far, epochs without a fall, rate, whether to stop.
 
-    A fall is one by more than `plateau_delta` for the rate; early stopping counts every epoch without a new lowest loss.
+    A fall is one by more than `plateau_delta` for the rate; early stopping counts every epoch without a new lowest loss, and is
+    not for cycles, with each of which the loss rises on purpose.
     """
     state["since_best"] = 0 if loss < state["best"] else state["since_best"] + 1
     state["best"] = min(state["best"], loss)
@@ -170,7 +176,7 @@ def after_epoch(state: dict[str, Any], loss: float, settings: Training) -> None:
     if settings.schedule == "plateau" and state["since_fall"] >= settings.plateau_patience:
         state["rate"] = max(settings.learning_rate_floor, state["rate"] * settings.plateau_factor)
         state["since_fall"] = 0
-    state["stop"] = state["since_best"] >= settings.stop_patience
+    state["stop"] = not settings.cycle_epochs and state["since_best"] >= settings.stop_patience
 
 
 class Keeper(keras.callbacks.Callback):
@@ -198,6 +204,8 @@ class Keeper(keras.callbacks.Callback):
             model.load_weights(self.folder / "model.weights.h5" if kept["done"] else self._weights(len(kept["history"])))
             if not kept["done"]:
                 self._keep(len(kept["history"]), kept["since_best"] == 0)
+            elif self.settings.weights == "mean":
+                shutil.copyfile(self.folder / "model.weights.h5", self.folder / "kept.weights.h5")
         return len(self.state["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -228,6 +236,8 @@ class Keeper(keras.callbacks.Callback):
         after_epoch(self.state, numbers["loss"], self.settings)
         self.state["done"] = False  # it is not any more, if this fold was and goes on with another cycle
         self.state["history"].append({"epoch": epoch + 1, **numbers, "learning_rate": rate, "minutes": minutes})
+        if self.settings.weights == "mean" and epoch + 1 in (ends := _cycle_ends(self.settings)):
+            self._average(ends.index(epoch + 1))
         _save(self.model, self._weights(epoch + 1))
         write_json(self.folder / "checkpoint.json", self.state)
         self._keep(epoch + 1, self.state["since_best"] == 0)
@@ -249,9 +259,18 @@ class Keeper(keras.callbacks.Callback):
         for path in (self.folder / "kept.weights.h5", self._weights(len(self.state["history"]))):
             path.unlink(missing_ok=True)
 
+    def _average(self, before: int) -> None:
+        """Replace the model's weights by their mean with those that so many cycles before ended with, which `_keep` kept."""
+        last = self.model.get_weights()
+        if before:
+            keras.Model(self.model.inputs, self.model.outputs).load_weights(self.folder / "kept.weights.h5")  # Adam's stay
+            pairs = zip(self.model.get_weights(), last, strict=True)
+            self.model.set_weights([mean + (new - mean) / (before + 1) for mean, new in pairs])
+
     def _keep(self, epoch: int, best: bool) -> None:
         """Take an epoch's weights for those to predict with; done again after a stop, which may have come before it."""
-        if best or self.settings.weights == "last":
+        counts = {"best": best, "last": True, "mean": epoch in _cycle_ends(self.settings)}
+        if counts[self.settings.weights]:
             with whole_file(self.folder / "kept.weights.h5") as temporary:
                 shutil.copyfile(self._weights(epoch), temporary)
 

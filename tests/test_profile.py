@@ -113,6 +113,7 @@ WRONG = {
         "training.cycle_epochs",
         "add up to training.epochs (1000)",
     ),
+    "a mean of nothing": ({"training.weights": "mean"}, "training.weights", "with training.cycle_epochs, and network.norm"),
     "cycles of a plateau": ({"training.cycle_epochs": [1000]}, "training.cycle_epochs", "with schedule cosine or polynomial"),
     "window not divisible": ({"inference.window_shape_vox": [160, 160, 81]}, "inference.window_shape_vox", "e.g. [160, 160, 80]"),
 }

@@ -277,21 +277,32 @@ def test_a_trained_fold_leaves_weights_history_and_what_it_took(trained_run):
 CYCLES = {"training.schedule": "cosine", "training.weights": "last"}
 
 
-def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tmp_path, tiny_volumes, tiny_profile):
-    """Whether it is stopped on the way or not."""
+@pytest.mark.parametrize("weights", ["last", "mean"])
+def test_a_second_cycle_from_finished_weights_is_that_of_an_unbroken_training(tmp_path, tiny_volumes, tiny_profile, weights):
+    """Whether it is stopped on the way or not; with the mean of both cycles, if that is asked for."""
+
+    def cycles(*lengths, **changes):
+        lasting = {"training.epochs": sum(lengths), "training.cycle_epochs": lengths}
+        return tiny_profile({**CYCLES, **lasting, "network.norm": "instance", **changes})
 
     def pull_the_plug(history):
-        raise Stopped
+        if len(history) == 3:
+            raise Stopped
 
-    once, twice = (tiny_profile({**CYCLES, "training.epochs": sum(c), "training.cycle_epochs": c}) for c in ([2], [2, 2]))
-    unbroken = tiny_fit(tiny_volumes, twice, tmp_path / "unbroken")
-    half = tiny_fit(tiny_volumes, once, tmp_path / "broken")
+    chosen = {"training.weights": weights}
+    unbroken = tiny_fit(tiny_volumes, cycles(2, 2, **chosen), tmp_path / "unbroken")
+    half = tiny_fit(tiny_volumes, cycles(2, **chosen), tmp_path / "broken")
     assert half[0] == unbroken[0][:2]
     with pytest.raises(Stopped):
-        tiny_fit(tiny_volumes, twice, tmp_path / "broken", pull_the_plug)
+        tiny_fit(tiny_volumes, cycles(2, 2, **chosen), tmp_path / "broken", pull_the_plug)
     kept = read_json(tmp_path / "broken" / "checkpoint.json")
     assert len(kept["history"]) == 3 and not kept["done"]
-    check_same(tiny_fit(tiny_volumes, twice, tmp_path / "broken"), unbroken)
+    check_same(tiny_fit(tiny_volumes, cycles(2, 2, **chosen), tmp_path / "broken"), unbroken)
+    if weights == "mean":  # the second of two cycles begins with what the first ended with, as it would without a mean
+        last = tiny_fit(tiny_volumes, cycles(2, 2), tmp_path / "last")
+        assert last[0] == unbroken[0]
+        for mean, *ends in zip(unbroken[1], half[1], last[1], strict=True):
+            np.testing.assert_allclose(mean, np.mean(ends, 0), rtol=1e-5, atol=1e-7)
 
 
 def test_a_finished_fold_goes_on_with_more_cycles_but_not_with_fewer(tmp_path, monkeypatch, tiny_yaml, tiny_folder):
