@@ -28,12 +28,16 @@ DOUBT = (
     "In {} a dot is a scan; on the line as much is marked as there is.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
 )
+VARIANTS = ("surrogate_gpu_one_cycle", "not_copied.csv", "last.csv")  # of the last part of surrogate-gpu
 TYPICAL_WEIGHT, POWERS = 2.0, range(7)
 
 
 def main(folder: Path) -> None:
     """Write every table of the book that this folder's scripts have measured, and their pictures, into `folder`."""
     decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
+    one, without, last = (RESULTS / name for name in VARIANTS)
+    copied = {"before": RESULTS / "surrogate", "without copying": without, "with copying": one}
+    cycles = {"after the first cycle": one, "after the second": last, "mean of their weights": RESULTS / "surrogate-gpu"}
     texts = {
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
         "two_lungs.md": decisions_markdown(decided, "two_lungs"),
@@ -46,7 +50,8 @@ def main(folder: Path) -> None:
         "seeds.md": seeds_markdown(RESULTS / "seeds.csv", folder),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
-        "not_copied.md": copied_markdown(RESULTS / "copied.csv", RESULTS / "surrogate", RESULTS / "surrogate-gpu"),
+        "not_copied.md": variants_markdown(copied),
+        "last.md": variants_markdown(cycles),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
@@ -136,20 +141,30 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
     return f"{markdown_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
 
 
-def copied_markdown(file: Path, before: Path, after: Path) -> str:
-    """Infection Dice before the last steps, after as many without copied infection (bench/copied.py's file), and after them."""
+def variants_markdown(columns: Mapping[str, Path]) -> str:
+    """Mean infection Dice by fold, a column for each stored run's folder or file of bench/last_part.py, one of which there is.
+
+    Of the cases that all have, but for the nearly empty one.
+    """
     import pandas as pd
 
-    if not file.is_file():
+    files = [path for path in columns.values() if path.suffix == ".csv"]
+    if not all(path.is_file() for path in files):
         return "Not measured yet.\n"
-    rows = pd.read_csv(file)
-    first, without = rows.iloc[0], rows.set_index("case")["infection"]
-    begun, copied = (_stored_dice(run / "scores.csv").loc[without.index, "infection"] for run in (before, after))
-    head = ("infection Dice of", "before", f"{first.steps} steps more", "as many, with copied infection")
-    lines = [(case, *map(three, (begun[case], without[case], copied[case]))) for case in without.index]
-    lines.append(("mean", *(three(column.mean()) for column in (begun, without, copied))))
-    said = f"Seed {first.seed}; without copying {first.minutes:.0f} minutes a fold ({first.machine})."
-    return f"{markdown_table(head, lines)}\n{said}\n"
+    rows = pd.read_csv(files[0])
+    first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
+    parts = {
+        head: pd.read_csv(path, index_col="case") if path.suffix == ".csv" else _stored_dice(path / "scores.csv")
+        for head, path in columns.items()
+    }
+    dice = pd.DataFrame({head: part.loc[rows.index, "infection"] for head, part in parts.items()})
+    lines = [(f"fold {fold}", *map(three, means)) for fold, *means in dice.groupby(rows["fold"]).mean().itertuples()]
+    lines += [(f"{len(dice)} cases", *map(three, dice.mean()))] if len(lines) > 1 else []
+    minutes = rows.groupby("fold")["minutes"].first()
+    took = f"{minutes.min():.0f} to {minutes.max():.0f}" if len(minutes) > 1 else f"{minutes.iloc[0]:.0f}"
+    head = next(head for head, path in columns.items() if path in files)
+    said = f"*{head}*: {first.steps} steps, seed {first.seed}, {took} minutes a fold ({first.machine})."
+    return f"{markdown_table(('mean infection Dice', *columns), lines)}\n{said}\n"
 
 
 def _stored_dice(scores: Path) -> "pd.DataFrame":

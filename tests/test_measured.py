@@ -15,7 +15,6 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import speed
 from measured import (
-    copied_markdown,
     costs_markdown,
     decisions_markdown,
     folds_markdown,
@@ -23,6 +22,7 @@ from measured import (
     levels_markdown,
     options_markdown,
     seeds_markdown,
+    variants_markdown,
     viewer_markdown,
     windows_markdown,
 )
@@ -140,18 +140,23 @@ def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):
     assert "Not measured" in folds_markdown(tmp_path / "none.csv", tmp_path / "scores.csv", "apart")
 
 
-def test_what_copying_is_worth_is_told_beside_as_many_steps_without(tmp_path):
-    for name, dice in (("before", [0.25, 0.5, 1.0]), ("after", [0.75, 1.0, 0.0])):
+def test_a_variant_of_the_last_part_is_told_by_fold_between_two_stored_runs(tmp_path):
+    for name, dice in (("before", [0.25, 0.5, 1.0, 1.0]), ("after", [0.75, 1.0, 0.0, 0.5])):
         (tmp_path / name).mkdir()
-        table = pd.DataFrame({"case": ["a", "b", "of another fold"], "class": "infection", "dice": dice})
+        table = pd.DataFrame({"case": ["a", "b", NEARLY_EMPTY, "c"], "class": "infection", "dice": dice})
         table.to_csv(tmp_path / name / "scores.csv", index=False)
-    how = {"steps": 15, "minutes": 3.2, "seed": 7, "machine": "an abacus"}
-    pd.DataFrame({"fold": 1, "case": ["a", "b"], "infection": [0.5, 0.625], **how}).to_csv(tmp_path / "copied.csv", index=False)
-    text = copied_markdown(tmp_path / "copied.csv", tmp_path / "before", tmp_path / "after")
-    assert cells(text, "a") == ["a", "0.250", "0.500", "0.750"]
-    assert cells(text, "mean") == ["mean", "0.375", "0.562", "0.875"]
-    assert "15 steps more" in text and "Seed 7; without copying 3 minutes a fold (an abacus)" in text
-    assert "Not measured" in copied_markdown(tmp_path / "none.csv", tmp_path / "before", tmp_path / "after")
+    how = {"steps": 15, "minutes": [3.2, 3.2, 3.2, 8.9], "seed": 7, "machine": "an abacus"}
+    rows = pd.DataFrame({"fold": [1, 1, 1, 2], "case": ["a", "b", NEARLY_EMPTY, "c"], "infection": [0.5, 0.625, 0.0, 0.9], **how})
+    columns = {"then": tmp_path / "before", "so": tmp_path / "file.csv", "now": tmp_path / "after"}
+    assert "Not measured" in variants_markdown(columns)
+    rows[:3].to_csv(tmp_path / "file.csv", index=False)
+    text = variants_markdown(columns)
+    assert cells(text, "fold 1") == ["fold 1", "0.375", "0.562", "0.875"] and "cases" not in text
+    assert "*so*: 15 steps, seed 7, 3 minutes a fold (an abacus)" in text
+    rows.to_csv(tmp_path / "file.csv", index=False)
+    text = variants_markdown(columns)
+    assert cells(text, "fold 2") == ["fold 2", "1.000", "0.900", "0.500"]
+    assert cells(text, "3 cases") == ["3 cases", "0.583", "0.675", "0.750"] and "3 to 9 minutes" in text
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):

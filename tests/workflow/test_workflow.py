@@ -123,7 +123,8 @@ def test_whatever_is_in_a_path_stays_in_it(copy):
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() + done.stderr.splitlines() if "-m covidlib prepare" in line)
     given = ["--profile", "tiny", "--data", str(odd), "--out", str(copy / "new")]
-    assert shlex.split(line)[1:] == ["-m", "covidlib", "prepare", *given]
+    words = shlex.split(line)
+    assert words[words.index("-m") :] == ["-m", "covidlib", "prepare", *given]
 
 
 def test_failing_notebook_ends_the_run_with_its_own_line(copy):
