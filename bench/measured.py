@@ -148,22 +148,18 @@ def variants_markdown(columns: Mapping[str, Path]) -> str:
     """
     import pandas as pd
 
-    files = [path for path in columns.values() if path.suffix == ".csv"]
-    if not all(path.is_file() for path in files):
+    measured = next(head for head, path in columns.items() if path.suffix == ".csv")
+    if not columns[measured].is_file():
         return "Not measured yet.\n"
-    rows = pd.read_csv(files[0])
+    rows = pd.read_csv(columns[measured])
     first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
-    parts = {
-        head: pd.read_csv(path, index_col="case") if path.suffix == ".csv" else _stored_dice(path / "scores.csv")
-        for head, path in columns.items()
-    }
+    parts = {head: rows if head == measured else _stored_dice(path / "scores.csv") for head, path in columns.items()}
     dice = pd.DataFrame({head: part.loc[rows.index, "infection"] for head, part in parts.items()})
     lines = [(f"fold {fold}", *map(three, means)) for fold, *means in dice.groupby(rows["fold"]).mean().itertuples()]
     lines += [(f"{len(dice)} cases", *map(three, dice.mean()))] if len(lines) > 1 else []
     minutes = rows.groupby("fold")["minutes"].first()
     took = f"{minutes.min():.0f} to {minutes.max():.0f}" if len(minutes) > 1 else f"{minutes.iloc[0]:.0f}"
-    head = next(head for head, path in columns.items() if path in files)
-    said = f"*{head}*: {first.steps} steps, seed {first.seed}, {took} minutes a fold ({first.machine})."
+    said = f"*{measured}*: {first.steps} steps, seed {first.seed}, {took} minutes a fold ({first.machine})."
     return f"{markdown_table(('mean infection Dice', *columns), lines)}\n{said}\n"
 
 

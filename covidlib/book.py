@@ -9,7 +9,7 @@ from pathlib import Path
 
 from covidlib.errors import DataError
 from covidlib.files import read_json
-from covidlib.metrics import read_scores
+from covidlib.metrics import read_scores, table_1
 from covidlib.report import changes_markdown, recipes_markdown, scores_in_short, stored_results, table_1_markdown
 from covidlib.runs import ROOT, Run
 
@@ -77,8 +77,6 @@ def stage(run: Run) -> Path:
 
 def substitutions(run: Run) -> dict[str, str]:
     """The numbers that the prose quotes, from scores.csv and manifest.json."""
-    from covidlib.metrics import table_1
-
     manifest, table = read_json(run.folder / "manifest.json"), table_1(read_scores(run.folder / "scores.csv"))
     return {
         "demo_lungs_dice": f"{table.loc['average', ('lungs', 'dice')]:.3f}",

@@ -107,7 +107,7 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
 
     Raises:
         DataError: one line per problem: unreadable, not 3-D, spacing, NaN, constant, intensity range; mask of another shape or
-            place, labels other than 0, 1, 2, 3.
+            place, labels other than 0, 1, 2, 3. Padding that is taken as air, and a header that knows no sides, are warned of.
     """
     image_path, mask_path = (_path(Path(folder) / sub, case) for sub in (IMAGES, MASKS))
     problems, volumes, notes = [], [], []

@@ -445,16 +445,13 @@ def test_a_fold_comes_back_when_the_change_is_undone(copied, monkeypatch, caplog
     history = train_fold(copied(), 0)
     weights = (copied().fold_folder(0) / "model.weights.h5").read_bytes()
 
-    def leave_after(epochs):
-        def fit(model, train, test, profile, folder, key, *_):
-            folder.mkdir()
-            (folder / "checkpoint.json").write_text(json.dumps({"key": key, "done": False, "history": [{}] * epochs}))
-            raise Stopped
+    def leave_after_an_epoch(model, train, test, profile, folder, key, *_):
+        folder.mkdir()
+        (folder / "checkpoint.json").write_text(json.dumps({"key": key, "done": False, "history": [{}]}))
+        raise Stopped
 
-        return fit
-
+    monkeypatch.setattr(training, "fit", leave_after_an_epoch)
     for seed in (1, 2):
-        monkeypatch.setattr(training, "fit", leave_after(1))
         with pytest.raises(Stopped):
             train_fold(copied({"seed": seed}), 0)
     monkeypatch.setattr(training, "fit", no_fit)
