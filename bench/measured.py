@@ -28,16 +28,13 @@ DOUBT = (
     "In {} a dot is a scan; on the line as much is marked as there is.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
 )
-VARIANTS = ("surrogate_gpu_one_cycle", "not_copied.csv", "last.csv")  # of the last part of surrogate-gpu
 TYPICAL_WEIGHT, POWERS = 2.0, range(7)
 
 
 def main(folder: Path) -> None:
     """Write every table of the book that this folder's scripts have measured, and their pictures, into `folder`."""
     decided, folds, usual = RESULTS / "decisions.csv", RESULTS / "folds.csv", RESULTS / "surrogate_one_cycle" / "scores.csv"
-    one, without, last = (RESULTS / name for name in VARIANTS)
-    copied = {"before": RESULTS / "surrogate", "without copying": without, "with copying": one}
-    cycles = {"after the first cycle": one, "after the second": last, "mean of their weights": RESULTS / "surrogate-gpu"}
+    cycles = RESULTS / "cycles.csv"
     texts = {
         "infection_weight.md": decisions_markdown(decided, "infection_weight"),
         "two_lungs.md": decisions_markdown(decided, "two_lungs"),
@@ -50,8 +47,8 @@ def main(folder: Path) -> None:
         "seeds.md": seeds_markdown(RESULTS / "seeds.csv", folder),
         "folds_inverted.md": folds_markdown(folds, usual, "inverted"),
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
-        "not_copied.md": variants_markdown(copied),
-        "last.md": variants_markdown(cycles),
+        "not_copied.md": not_copied_markdown(RESULTS / "surrogate" / "scores.csv", RESULTS / "not_copied.csv", cycles),
+        "cycles.md": cycles_markdown(cycles),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
@@ -141,26 +138,48 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
     return f"{markdown_table(head, lines)}\n{said} ({first.machine}, which other work shared).\n"
 
 
-def variants_markdown(columns: Mapping[str, Path]) -> str:
-    """Mean infection Dice by fold, a column for each stored run's folder or file of bench/last_part.py, one of which there is.
+def not_copied_markdown(before: Path, without: Path, cycles: Path) -> str:
+    """Mean infection Dice by fold before copied infection, after a cycle without it, and after one with it.
 
-    Of the cases that all have, but for the nearly empty one.
+    From a stored run's scores.csv and the files of bench/last_part.py; of the cases of `without`, but for the nearly empty one.
     """
     import pandas as pd
 
-    measured = next(head for head, path in columns.items() if path.suffix == ".csv")
-    if not columns[measured].is_file():
+    if not without.is_file():
         return "Not measured yet.\n"
-    rows = pd.read_csv(columns[measured])
+    rows = pd.read_csv(without)
     first, rows = rows.iloc[0], rows[rows["case"] != NEARLY_EMPTY].set_index("case")
-    parts = {head: rows if head == measured else _stored_dice(path / "scores.csv") for head, path in columns.items()}
-    dice = pd.DataFrame({head: part.loc[rows.index, "infection"] for head, part in parts.items()})
+    heads = ("before", "without copying", "with copying")
+    columns = (_stored_dice(before), rows, _cycle_dice(cycles, "mean").loc[1])
+    dice = pd.DataFrame({head: column.loc[rows.index, "infection"] for head, column in zip(heads, columns, strict=True)})
     lines = [(f"fold {fold}", *map(three, means)) for fold, *means in dice.groupby(rows["fold"]).mean().itertuples()]
-    lines += [(f"{len(dice)} cases", *map(three, dice.mean()))] if len(lines) > 1 else []
-    minutes = rows.groupby("fold")["minutes"].first()
-    took = f"{minutes.min():.0f} to {minutes.max():.0f}" if len(minutes) > 1 else f"{minutes.iloc[0]:.0f}"
-    said = f"*{measured}*: {first.steps} steps, seed {first.seed}, {took} minutes a fold ({first.machine})."
-    return f"{markdown_table(('mean infection Dice', *columns), lines)}\n{said}\n"
+    said = f"*without copying*: {first.steps} steps, seed {first.seed}, {first.minutes:.0f} minutes a fold ({first.machine})."
+    return f"{markdown_table(('mean infection Dice', *heads), lines)}\n{said}\n"
+
+
+def cycles_markdown(file: Path) -> str:
+    """Mean infection Dice after each cycle, of its own weights and of the mean of all so far, from bench/last_part.py's file."""
+    if not file.is_file():
+        return "Not measured yet.\n"
+    mean, last = _cycle_dice(file, "mean"), _cycle_dice(file, "last")
+    lines = []
+    for cycle, group in mean.groupby(level="cycles"):
+        alone = (group if cycle == 1 else last.loc[cycle])["infection"].mean()
+        by_fold = group.groupby("fold")["infection"].mean()
+        lines.append((cycle, f"{group['steps'].iloc[0]:,}", *map(three, (alone, group["infection"].mean(), *by_fold))))
+    head = ("cycles", "steps", "the last alone", "mean of all", *(f"fold {fold}" for fold in sorted(mean["fold"].unique())))
+    first = mean.loc[1]
+    said = f"{len(first)} cases, seed {first['seed'].iloc[0]}; the folds are of the mean. Trained on "
+    return f"{markdown_table(head, lines)}\n{said}{'; '.join(mean['machine'].unique())}.\n"
+
+
+def _cycle_dice(file: Path, weights: str) -> "pd.DataFrame":
+    """Rows of one kind of weights by cycle and case, without the nearly empty one."""
+    import pandas as pd
+
+    rows = pd.read_csv(file)
+    rows = rows[(rows["weights"] == weights) & (rows["case"] != NEARLY_EMPTY)]
+    return rows.set_index(["cycles", "case"]).sort_index()
 
 
 def _stored_dice(scores: Path) -> "pd.DataFrame":

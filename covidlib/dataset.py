@@ -34,6 +34,7 @@ HU_RANGE = (-4096, 32767)
 AIR_HU = -1024.0  # scanners write nothing below it but padding
 SPACING_MM = (0.01, 100)
 NO_SIDES = "the header does not say which side is left (sform and qform codes are 0): it is a guess"
+TWO_SPACINGS = "the header's spacing and its affine differ; the spacing was taken"
 GZIP_AT_MOST = 1032  # to one: the format packs no tighter
 log = logging.getLogger("covidlib")
 
@@ -43,7 +44,7 @@ class Case:
     """One scan: arrays (x, y, z) in RAS+ order, and what is needed to write on its original grid.
 
     image float32 in HU or grey 0-255 (`intensity` says which); labels uint8 0-3, or None; spacing_mm along x, y, z of the
-    arrays; affine, header and shape as stored; orientation the stored axis codes, e.g. "LPS".
+    arrays; affine and header as stored; orientation the stored axis codes, e.g. "LPS".
     """
 
     id: str
@@ -107,7 +108,8 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
 
     Raises:
         DataError: one line per problem: unreadable, not 3-D, spacing, NaN, constant, intensity range; mask of another shape or
-            place, labels other than 0, 1, 2, 3. Padding that is taken as air, and a header that knows no sides, are warned of.
+            place, labels other than 0, 1, 2, 3. Padding that is taken as air, a header that knows no sides, and one with two
+            spacings are warned of.
     """
     image_path, mask_path = (_path(Path(folder) / sub, case) for sub in (IMAGES, MASKS))
     problems, volumes, notes = [], [], []
@@ -128,6 +130,7 @@ def load_case(folder: str | Path, case: str, intensity: str | None = None) -> Ca
         raise DataError("\n".join(problems))
     (_, header, affine), labels = scan, mask[0]
     notes += [] if knows_sides(header) else [NO_SIDES]
+    notes += [] if spacing_agrees(affine, header) else [TWO_SPACINGS]
     for note in notes:
         log.warning("%s: %s: %s", case, image_path, note)
     return make_case(case, image, affine, header, str(kind), labels.astype(np.uint8))
@@ -164,8 +167,12 @@ def without_padding(image: np.ndarray, notes: list[str]) -> np.ndarray:
 
 
 def knows_sides(header: Any) -> bool:
-    """Whether a NIfTI header tells how the scan lies; if not, nibabel takes x as growing to the left. Other formats always do."""
-    return "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])
+    """Whether a header tells how the scan lies; if not, nibabel takes x as growing to the left. Analyze never does."""
+    import nibabel as nib
+
+    if isinstance(header, nib.Nifti1Header):
+        return bool(header["sform_code"] or header["qform_code"])
+    return not isinstance(header, nib.AnalyzeHeader)
 
 
 def spacing_agrees(affine: np.ndarray, header: Any) -> bool:
@@ -225,8 +232,13 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
             raise EOFError("its header promises more than it holds")  # or the memory would be claimed before that is noticed
         if path.suffix.lower() == ".gz":
             size = image.dataobj.offset + promised
-            content = zlib.decompressobj(wbits=31).decompress(path.read_bytes(), size)  # many small calls wait for threads
+            unpacker = zlib.decompressobj(wbits=31)
+            content = unpacker.decompress(path.read_bytes(), size)  # many small calls wait for threads
             if len(content) == size:  # else it is cut, or of several members: left to nibabel
+                while unpacker.unconsumed_tail:  # to its end, where the checksum stands
+                    unpacker.decompress(unpacker.unconsumed_tail, 1 << 20)
+                if not unpacker.eof:
+                    raise EOFError("it is cut")
                 image = type(image).from_bytes(content)
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError) as error:
@@ -275,7 +287,8 @@ def make_folds(cases: Sequence[str], settings: Folds) -> list[Fold]:
         DataError: a case that no published group holds, a group without a case, "grouped" without these two scans, or more
             folds than patients.
     """
-    groups = _published(cases) if settings.scheme in ("ma", "inverted") else _dealt(cases, settings)
+    published = settings.scheme in ("ma", "inverted")
+    groups = _published(cases, settings.scheme) if published else _dealt(cases, settings)
     folds = []
     for number, group in enumerate(groups):
         rest = tuple(case for case in sorted(cases) if case not in group)
@@ -284,13 +297,13 @@ def make_folds(cases: Sequence[str], settings: Folds) -> list[Fold]:
     return folds
 
 
-def _published(cases: Sequence[str]) -> list[tuple[str, ...]]:
+def _published(cases: Sequence[str], scheme: str) -> list[tuple[str, ...]]:
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
-        raise DataError(f"folds.scheme ma: {', '.join(unknown)} not among the 20 published cases; use scheme random")
+        raise DataError(f"folds.scheme {scheme}: {', '.join(unknown)} not among the 20 published cases; use scheme random")
     groups = [tuple(case for case in group if case in cases) for group in MA_GROUPS]
     if not all(groups):
-        raise DataError("folds.scheme ma: a published group has no case in this folder; use scheme random")
+        raise DataError(f"folds.scheme {scheme}: a published group has no case in this folder; use scheme random")
     return groups
 
 

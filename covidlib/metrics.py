@@ -1,5 +1,6 @@
 """Truth and prediction in, one row per case and class out; Table 1. Paper section 3.7."""
 
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -8,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covidlib.dataset import CLASSES, MASKS, _case_id, _mask_problems, _path, make_case, read_volume
+from covidlib.dataset import (
+    CLASSES,
+    INFECTION,
+    MASKS,
+    TWO_SPACINGS,
+    _case_id,
+    _mask_problems,
+    _path,
+    make_case,
+    read_volume,
+    spacing_agrees,
+)
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, whole_file, write_json
 from covidlib.runs import Run
@@ -19,6 +31,7 @@ if TYPE_CHECKING:
 METRICS = ("dice", "sensitivity", "specificity")
 TOLERANCE_MM = {"left lung": 1.0, "right lung": 1.0, "infection": 3.0}  # of the surface Dice, as in Ma et al. 2021
 NEARLY_EMPTY = "radiopaedia_29_86490_1"  # about 30 infected voxels: its infection Dice says nothing
+log = logging.getLogger("covidlib")
 
 
 def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float] | None = None) -> list[dict[str, float | str]]:
@@ -39,7 +52,7 @@ def score(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
     """
     if truth.shape != prediction.shape:
         raise DataError(f"truth has shape {truth.shape}, prediction {prediction.shape}; allowed: the same grid")
-    infected = truth == CLASSES.index("infection")
+    infected = truth == INFECTION
     rows: list[dict[str, float | str]] = []
     for label, name in enumerate(CLASSES[1:], 1):
         there, found = truth == label, prediction == label
@@ -105,8 +118,8 @@ def score_fold(run: Run, number: int) -> "pd.DataFrame":
     import pandas as pd
 
     folder, cases = run.fold_folder(number), run.folds[number].test
-    files = [path for case in cases for path in (run.prediction(number, case), _path(run.data / MASKS, case)) if path.is_file()]
-    key = fingerprint([checksum(path) for path in files], "metrics", "dataset")
+    files = [(run.prediction(number, case), _path(run.scans(case) / MASKS, case)) for case in cases]
+    key = fingerprint([checksum(path) for pair in files for path in pair if path.is_file()], "metrics", "dataset")
     kept = folder / "scores.csv"
     if read_json(folder / "scores.json") == key and kept.is_file():
         return read_scores(kept)
@@ -142,7 +155,7 @@ def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFra
     Args:
         truth, prediction: folders of <case>.nii or .nii.gz with labels 0-3 on the same grid, each in any orientation;
             <case>_labels.nii.gz, as `predict` writes it, is taken for the case as well.
-        out: CSV to write: case and the columns of `score`, one row per case and class.
+        out: CSV to write: case and the columns of `score`, one row per case and class; none where no case could be scored.
 
     Returns:
         the table, and a line for each case that could not be scored (missing, unreadable, other grid, other labels).
@@ -163,7 +176,8 @@ def score_folders(truth: Path, prediction: Path, out: Path) -> "tuple[pd.DataFra
         problems.append(f"{truth}: no case could be scored; expected <case>.nii.gz files of the same names in both folders")
     table = pd.DataFrame(rows, columns=None if rows else ["case"])
     try:
-        _write_csv(table, Path(out))
+        if rows:
+            _write_csv(table, Path(out))
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}); give another file") from error
     return table, problems
@@ -175,7 +189,7 @@ def lungs_or_infection(scores: "pd.DataFrame") -> "pd.Series":
 
 
 def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """The means that are compared with other systems': one row per way of counting, columns value and cases.
+    """The means that are compared with other systems': one row per way of counting, columns value, counted, left out.
 
     `NEARLY_EMPTY` is left out of the means over cases; cases without a value (NaN) are not counted.
     """
@@ -275,6 +289,8 @@ def _labels(path: Path, case: str) -> tuple[np.ndarray, np.ndarray, tuple[float,
     import nibabel as nib
 
     array, header, affine = read_volume(path, case)
+    if not spacing_agrees(affine, header):
+        log.warning("%s: %s: %s", case, path, TWO_SPACINGS)
     wrong = list(_mask_problems((array, header, affine), None, f"{case}: {path}"))
     if wrong:
         raise DataError("\n".join(wrong))

@@ -83,8 +83,8 @@ def drop_specks(labels: np.ndarray, spacing_mm: Sequence[float], settings: Infer
 def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Labels with each infected voxel given to the lung (1 left, 2 right) that is nearest in mm; 0 where there is no lung.
 
-    In a box of lungs of more than `EXACT` voxels nearest to within 3 mm: there every n-th voxel of lung is asked, in a tenth of
-    the time. Between the lungs, where it matters, is the heart.
+    In a box of lungs of more than `EXACT` voxels nearest to within about 5 mm: there cells of up to 3 mm a side are asked, in a
+    tenth of the time. Between the lungs, where it matters, is the heart.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -94,9 +94,9 @@ def lung_sides(labels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     box = box_of(labels > 0)  # nothing outside of it matters
     inside = sides[box]  # a view
     steps = [max(1, int(3 / mm)) if inside.size > EXACT else 1 for mm in spacing_mm]
-    asked = inside[tuple(slice(None, None, step) for step in steps)]
-    if not asked.any():
-        steps, asked = [1, 1, 1], inside
+    asked = inside
+    for axis, step in enumerate(steps):
+        asked = np.maximum.reduceat(asked, np.arange(0, inside.shape[axis], step), axis)
     nearest = distance_transform_edt(asked == 0, np.multiply(spacing_mm, steps), return_distances=False, return_indices=True)
     infected = np.nonzero(labels[box] == INFECTION)
     there = tuple(place // step for place, step in zip(infected, steps, strict=True))

@@ -285,7 +285,7 @@ def _save_probabilities(result: Prediction, path: Path) -> None:
     case = result.case
     stored = np.empty((*to_stored_order(case.image, case).shape, len(CLASSES)), np.uint8)
     for label in range(len(CLASSES)):
-        share = resample(result.probabilities[..., label], case.image.shape, "linear", low_pass=False)
+        share = resample(result.probabilities[..., label], case.image.shape, "linear")
         stored[..., label] = np.rint(255 * to_stored_order(share, case))
     image = nib.Nifti1Image(stored, case.affine, case.header)
     image.header.set_slope_inter(1 / 255, 0)

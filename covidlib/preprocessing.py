@@ -3,6 +3,7 @@
 Paper section 3.2: clip, scale to grey, resample to a common spacing, z-score.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 SLAB = 16  # slices at a time
+NO_ARCHIVE = (OSError, EOFError, KeyError, ValueError, BadZipFile)  # what NumPy says of a file that is none of its own
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ def prepare_cached(data: Path, case: str, settings: Preprocessing, intensity: st
     sources = [checksum(_path(Path(data) / sub, case)) for sub in (IMAGES, MASKS)]
     key = fingerprint([dataclasses.asdict(settings), intensity, sources], "dataset", "preprocessing")
     path = Path(cache) / f"{case}.npz"
-    if path.is_file() and kept_text(path, "key") == key:
-        return read_prepared(path)
+    with contextlib.suppress(*NO_ARCHIVE):  # it is made anew, as if it were not there
+        if kept_text(path, "key") == key:
+            return read_prepared(path)
     made = prepare(load_case(data, case, intensity), settings)
     content = hashlib.sha256(made.image.tobytes() + made.labels.tobytes()).hexdigest()
     with whole_file(path) as temporary:
@@ -85,7 +88,7 @@ def read_prepared(path: Path) -> Prepared:
             if image.dtype == np.uint8:
                 image = image.astype(np.float32) * kept["step"] + kept["lowest"]
             return Prepared(path.stem, image, kept["labels"], tuple(kept["spacing_mm"].tolist()))
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+    except NO_ARCHIVE as error:
         raise DataError(f"{path.stem}: {path}: no prepared volume ({error}); prepare it where the scans are") from error
 
 
@@ -257,8 +260,7 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
 
 def _reached(weights: "csr_array") -> slice:
     """From the first to the last row that has a weight."""
-    rows = np.flatnonzero(np.diff(weights.indptr))
-    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)
+    return box_of(np.diff(weights.indptr) > 0)[0]
 
 
 def resampling_weights(n_in: int, n_out: int, kernel: str = "cubic", low_pass: bool = True) -> "csr_array":

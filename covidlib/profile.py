@@ -202,7 +202,7 @@ class Profile:
     inference: Inference = Inference()
 
     def __post_init__(self) -> None:
-        """Raises DataError for patches or windows that the network cannot pool."""
+        """Raises DataError for settings that do not go together."""
         step = self.network.smallest_step
         for key, shape in (
             ("patches.shape", self.patches.shape_vox),
@@ -213,18 +213,31 @@ class Profile:
                 raise DataError(
                     f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
                 )
+        for key in ("contrast", "gamma", "scaling"):
+            low, high = getattr(self.augmentation, key)
+            if high < 1:  # batchgenerators draws half of the factors from 1 up to the larger number
+                raise DataError(f"profile {self.name}: augmentation.{key} is {[low, high]}; allowed: up to 1 or more")
         training, cycles = self.training, self.training.cycle_epochs
         simple = training.schedule != "plateau" and training.weights != "best" and not training.average_momentum
-        if cycles and not (simple and sum(cycles) == training.epochs):
-            raise DataError(
-                f"profile {self.name}: training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to training."
-                f"epochs ({training.epochs}), with schedule cosine or polynomial, weights last or mean, and average_momentum 0"
-            )
-        if training.weights == "mean" and not (cycles and self.network.norm == "instance"):
-            raise DataError(
-                f"profile {self.name}: training.weights is mean; allowed: with training.cycle_epochs, and network.norm instance "
-                "(a mean of networks has not the running means of any)"
-            )
+        for wrong, said in (
+            (
+                training.learning_rate_floor > training.learning_rate,
+                f"learning_rate_floor is {training.learning_rate_floor:g}; allowed: at most training.learning_rate "
+                f"({training.learning_rate:g})",
+            ),
+            (
+                cycles and not (simple and sum(cycles) == training.epochs),
+                f"cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to training.epochs ({training.epochs}), "
+                "with schedule cosine or polynomial, weights last or mean, and average_momentum 0",
+            ),
+            (
+                training.weights == "mean" and not (cycles and self.network.norm == "instance"),
+                "weights is mean; allowed: with training.cycle_epochs, and network.norm instance (a mean of networks has not the "
+                "running means of any)",
+            ),
+        ):
+            if wrong:
+                raise DataError(f"profile {self.name}: training.{said}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""
@@ -236,23 +249,17 @@ def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -
 
     Args:
         name: "demo", "surrogate", "paper", or the path of a YAML file of your own.
-        overrides: dotted key -> value, e.g. {"training.epochs": 3}; applied last.
+        overrides: dotted key -> value, e.g. {"training.epochs": 3} or {"training": {"epochs": 3}}; applied last.
 
     Raises:
         DataError: no such profile, a key that is no setting, a value of the wrong type or out of range.
     """
-    import yaml
-
     path = profile_file(name)
     if not path.is_file():
         raise DataError(
             f"profile {name}: no file {path.name}; allowed: {', '.join(profile_names())}, or the path of a .yaml file"
         )
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"profile {path.name}: not valid YAML in UTF-8: {error}") from error
-    given = _section(given, f"profile {path.name}")
+    given = _section(_read_yaml(path) or {}, f"profile {path.name}")
     training = given.get("training")
     if isinstance(training, dict) and str(training.get("begin_with")).endswith((".yaml", ".yml")):
         training["begin_with"] = str((path.parent / training["begin_with"]).resolve())  # jobs work in other folders
@@ -298,7 +305,30 @@ def _section(given: Any, where: str) -> dict[str, Any]:
     return {str(key): value for key, value in given.items()}
 
 
+def _read_yaml(path: Path) -> Any:
+    """What a YAML file holds. DataError where it is none, or where a key stands twice: the first would be lost without a word."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if repeated := {key for key in keys if keys.count(key) > 1}:
+                said = f"{', '.join(sorted(repeated))} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Strict)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"profile {path.name}: not valid YAML in UTF-8: {error}") from error
+
+
 def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one value; a whole section's are set one by one, so that those it does not name stay."""
+    if dataclasses.is_dataclass(typing.get_type_hints(Profile).get(dotted)) and isinstance(value, Mapping):
+        for key, one in value.items():
+            _put(given, f"{dotted}.{key}", one)
+        return
     *sections, key = str(dotted).split(".")
     for name in sections:
         given[name] = given = _section(given.get(name) or {}, dotted)

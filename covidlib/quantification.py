@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidlib.dataset import LUNGS
+from covidlib.dataset import INFECTION, LUNGS
 from covidlib.postprocessing import lung_sides, pieces
 from covidlib.preprocessing import box_of
 from covidlib.runs import Run
@@ -34,7 +34,7 @@ def quantify(
     """
     box = box_of(labels > 0)
     labels, image = labels[box], None if image is None else image[box]
-    sides, infected = lung_sides(labels, spacing_mm), labels == 3
+    sides, infected = lung_sides(labels, spacing_mm), labels == INFECTION
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     found: dict[str, float | int | str] = {}
     lungs = [np.count_nonzero(sides == side) for side in LUNGS]
@@ -59,8 +59,8 @@ def lesion_volumes_ml(infected: np.ndarray, voxel_ml: float) -> np.ndarray:
 
 
 def severity(infected_percent: float) -> str:
-    """Band of Morozov et al. 2020 (MosMedData) by the percent of lung alone: CT-0 none, CT-1 below 25, CT-2 to 50, CT-3 to 75,
-    CT-4 above; "" for NaN. The source's readers also looked at the kind of change; this is no clinical grade."""
+    """Band of Morozov et al. 2020 (MosMedData) by the percent of lung alone: CT-0 none, CT-1 below 25, CT-2 below 50,
+    CT-3 to 75, CT-4 above; "" for NaN. The source's readers also looked at the kind of change; this is no clinical grade."""
     if np.isnan(infected_percent):
         return ""
     limits = (infected_percent > 0, infected_percent >= 25, infected_percent >= 50, infected_percent > 75)
@@ -90,6 +90,6 @@ def agreement(truth: Sequence[float], predicted: Sequence[float]) -> dict[str, f
     count, difference = pairs.shape[1], pairs[1] - pairs[0]
     mean = float(difference.mean()) if count else float("nan")
     spread = 1.96 * float(difference.std(ddof=1)) if count > 1 else float("nan")
-    varied = count > 1 and pairs.std(axis=1).min() > 0
+    varied = count > 1 and np.ptp(pairs, axis=1).min() > 0
     correlation = float(np.corrcoef(pairs)[0, 1]) if varied else float("nan")
     return {"n": count, "mean_difference": mean, "low": mean - spread, "high": mean + spread, "correlation": correlation}

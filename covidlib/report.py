@@ -160,7 +160,7 @@ def _dice_of_chest(counted: "pd.DataFrame") -> float:
 def overfitting_markdown(histories: "Mapping[str, pd.DataFrame]") -> str:
     """The paper saw no overfitting: the same question put to this run, answered by the ends of the curves."""
     names = ("loss", "val_loss", "soft_dice_infection", "val_soft_dice_infection")
-    rows = [(fold, *map(three, history.iloc[-1][list(names)])) for fold, history in histories.items()]
+    rows = [(fold, *map(three, history.iloc[-1].reindex(names))) for fold, history in histories.items()]
     head = ("fold", "training loss", "test loss", "training soft Dice, infection", "test soft Dice, infection")
     said = (
         "Is there overfitting? The paper saw none. The last epoch of each fold here, on augmented patches of the training cases "

@@ -43,11 +43,15 @@ class Run:
     cases: tuple[str, ...]
     folds: tuple[Fold, ...]
 
-    def fold_folder(self, number: int) -> Path:
-        """Where a fold's weights, history and predictions lie. DataError where there is no such fold."""
+    def fold(self, number: int) -> Fold:
+        """A fold by its number. DataError where there is no such fold."""
         if not 0 <= number < len(self.folds):
             raise DataError(f"fold {number}: no such fold; allowed: 0 to {len(self.folds) - 1}")
-        return self.folder / f"fold_{number}"
+        return self.folds[number]
+
+    def fold_folder(self, number: int) -> Path:
+        """Where a fold's weights, history and predictions lie. DataError where there is no such fold."""
+        return self.folder / f"fold_{self.fold(number).number}"
 
     def prediction(self, number: int, case: str) -> Path:
         """Predicted labels of a test case of a fold."""
@@ -60,11 +64,15 @@ class Run:
             raise DataError(f"{case}: no {path.name} of fold {number}; run notebook 04_training with fold = {number}")
         return to_canonical(*read_volume(path, case)[::2]).astype(np.uint8)
 
-    def case(self, case: str) -> Case:
-        """A case as stored, in RAS+. DataError in a run without its scans."""
+    def scans(self, case: str) -> Path:
+        """The data folder, to read a case from. DataError in a run without its scans."""
         if self.data is None:
             raise DataError(f"{case}: this run was opened without its scans; open it with its data folder")
-        return load_case(self.data, case, self.profile.data.intensity.get(case))
+        return self.data
+
+    def case(self, case: str) -> Case:
+        """A case as stored, in RAS+. DataError in a run without its scans."""
+        return load_case(self.scans(case), case, self.profile.data.intensity.get(case))
 
     def prepared(self, cases: Sequence[str]) -> list[Prepared]:
         """Cases on the working grid, from the cache or made now, with a progress bar in a terminal."""

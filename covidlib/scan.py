@@ -20,6 +20,7 @@ import numpy as np
 from covidlib.dataset import (
     AIR_HU,
     NO_SIDES,
+    TWO_SPACINGS,
     Case,
     _image_problems,
     check_volume,
@@ -106,26 +107,29 @@ def read_scan(
 
     Args:
         source: path of a NIfTI file or of a folder with a DICOM series; a nibabel image; or an array (x, y, z) in RAS+.
-        spacing_mm: of an array, along x, y, z.
+        spacing_mm: of an array, along x, y, z; the others say their own.
         intensity: "hu" or "grey" to overrule the detection.
         name: the case's id; default: the name of the file or folder.
 
     Raises:
-        DataError: one line per problem: unreadable, not one 3-D volume, NaN, constant, neither HU nor grey; of DICOM: not CT,
-            several studies, slices that are missing, double or of mixed orientation or size, pixels that cannot be decoded.
+        DataError: a spacing for what has its own; or a line per problem: unreadable, not one 3-D volume, NaN, constant, neither
+            HU nor grey; of DICOM: not CT, several studies, slices that are missing, double or of mixed orientation or size,
+            pixels that cannot be decoded.
     """
     path = isinstance(source, str | Path)
     name = name or (_name(Path(source)) if path else "scan")
     where = f"{name}: {source}" if path else name
     notes: list[str] = []
     doubts: list[str] = []
+    if spacing_mm is not None and (path or hasattr(source, "dataobj")):
+        raise DataError(f"{where}: spacing_mm is {spacing_mm}; allowed: for arrays only; a file says its own, correct it there")
     if path and Path(source).is_dir():
         array, header, affine = _read_dicom(Path(source), where, notes, doubts)
     else:
         if path and not re.search(NIFTI, str(source)):
             raise DataError(f"{where}: neither a folder nor a file that ends in .nii or .nii.gz; allowed: {ALLOWED}")
         array, header, affine = read_volume(Path(source), name) if path else _in_memory(source, spacing_mm, where)
-        doubts += [] if knows_sides(header if path else getattr(source, "header", {})) else [NO_SIDES]
+        doubts += [] if knows_sides(header if path else getattr(source, "header", None)) else [NO_SIDES]
     if array.dtype.name not in ("int16", "uint16", "uint8", "int8"):  # these stay small until they are turned
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
             array = array.astype(np.float32, copy=False)
@@ -189,7 +193,7 @@ def _judge_geometry(case: Case, notes: list[str], doubts: list[str]) -> None:
     lengths = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = case.affine[:3, :3] / lengths
     if not spacing_agrees(case.affine, case.header):
-        doubts.append("the header's spacing and its affine differ; the spacing was taken")
+        doubts.append(TWO_SPACINGS)
     upright = abs(float(np.linalg.det(axes)))
     tilt, turn = (np.degrees(np.arccos(min(1.0, value))) for value in (upright, abs(axes).max(0).min()))
     if tilt > 0.5:

@@ -31,18 +31,21 @@ def store_results(run: Run, folder: Path) -> Path:
 
     from covidlib.quantification import quantify_fold
 
-    files = {run.folder / name: name for name in ("run.json", "manifest.json", "scores.csv")}
-    for source, name in files.items():
-        if not source.is_file():
-            raise DataError(f"{run.folder}: no {source.name}; run 'python -m covidlib run' with this profile first")
-        with whole_file(Path(folder) / name) as temporary:
-            shutil.copyfile(source, temporary)
+    for name in (copied := ("run.json", "manifest.json", "scores.csv")):
+        if not (run.folder / name).is_file():
+            raise DataError(f"{run.folder}: no {name}; run 'python -m covidlib run' with this profile first")
     folds, kept = sorted(set(read_scores(run.folder / "scores.csv")["fold"])), read_json(run.folder / "manifest.json")
     if kept["profile"] != run.profile.as_dict() or list(kept["folds"]) != list(map(str, folds)):
         raise DataError(f"{run.folder}: not evaluated with these settings on all its folds; run 'python -m covidlib run' again")
-    for fold in folds:
-        with whole_file(Path(folder) / f"history_fold_{fold}.csv") as temporary:
-            _history(run, fold).to_csv(temporary, index=False, float_format="%.6g")
+    histories = {f"history_fold_{fold}.csv": _history(run, fold) for fold in folds}
+    for old in set(Path(folder).glob("history_fold_*.csv")) - {Path(folder) / name for name in histories}:
+        old.unlink()
+    for name in copied:
+        with whole_file(Path(folder) / name) as temporary:
+            shutil.copyfile(run.folder / name, temporary)
+    for name, history in histories.items():
+        with whole_file(Path(folder) / name) as temporary:
+            history.to_csv(temporary, index=False, float_format="%.6g")
     for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
         with whole_file(Path(folder) / f"{name}.csv") as temporary:
             pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")

@@ -4,13 +4,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from covidlib.files import read_json
+from covidlib.network import build_network
+from covidlib.profile import Network
 from covidlib.runs import ROOT, machine
 
 sys.path.insert(0, str(ROOT / "bench"))
 
+import last_part
 import speed
 import work
 
@@ -126,3 +130,15 @@ def test_every_piece_for_a_processor_runs(piece: str, tiny: dict) -> None:
     found = speed.run_once(speed.ROWS[piece].ours, sys.executable, tiny)
     assert "failed" not in found, found
     assert found["wall_s"] > 0
+
+
+def test_what_the_last_cycle_ended_with_is_found_from_the_means(tmp_path: Path) -> None:
+    network, ends = Network(filters=(2, 3)), [1.0, 2.0, 6.0]
+    model = build_network(network)
+    for name, cycles in (("before", 2), ("mean", 3)):
+        model.set_weights([np.full(weights.shape, sum(ends[:cycles]) / cycles) for weights in model.get_weights()])
+        model.save_weights(tmp_path / f"{name}.weights.h5")
+    files = [tmp_path / f"{name}.weights.h5" for name in ("mean", "before", "last")]
+    last_part.write_last(network, *files[:2], 3, files[2])
+    model.load_weights(files[2])
+    assert all(np.allclose(weights, 6) for weights in model.get_weights())

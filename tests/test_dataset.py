@@ -99,6 +99,14 @@ def test_the_rescale_slope_counts_for_the_image_and_not_for_saved_labels(tmp_pat
     np.testing.assert_array_equal(np.asanyarray(nib.load(tmp_path / "labels.nii.gz").dataobj), case.labels)
 
 
+def test_a_case_whose_spacing_and_affine_differ_is_warned_of(tmp_path, write_case, caplog):
+    """Millimeters of every score and volume hang on it."""
+    write_case(tmp_path, CASE, affine=np.diag([0.7, 0.7, 5, 1]), pixdim={2: 2.0})
+    assert load_case(tmp_path, CASE).spacing_mm == pytest.approx((0.7, 0.7, 2))
+    (said,) = caplog.messages
+    assert CASE in said and "the header's spacing and its affine differ; the spacing was taken" in said
+
+
 @given(st.lists(st.floats(-180, 180), min_size=3, max_size=3), st.integers(0, 10**6))
 def test_any_turned_grid_there_and_back(angles, seed):
     """Whatever the affine: a permutation and flips, nothing lost, and the same way back."""
@@ -211,6 +219,8 @@ def test_bad_input_is_named_with_case_and_file_and_its_neighbor_stays_sound(tmp_
 BROKEN = {  # name: what becomes of the bytes of a good .nii.gz
     "truncated in the middle": lambda data: data[: len(data) // 2],
     "truncated by a byte": lambda data: data[:-1],
+    "without its checksum": lambda data: data[:-8],
+    "a wrong checksum": lambda data: data[:-8] + bytes(255 - byte for byte in data[-8:-4]) + data[-4:],
     "cut after the gzip header": lambda data: data[:10],
     "empty": lambda data: b"",
     "not gzip but named .nii.gz": lambda data: gzip.decompress(data),

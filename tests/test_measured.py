@@ -16,13 +16,14 @@ sys.path.insert(0, str(ROOT / "bench"))
 import speed
 from measured import (
     costs_markdown,
+    cycles_markdown,
     decisions_markdown,
     folds_markdown,
     growth,
     levels_markdown,
+    not_copied_markdown,
     options_markdown,
     seeds_markdown,
-    variants_markdown,
     viewer_markdown,
     windows_markdown,
 )
@@ -140,23 +141,33 @@ def test_training_on_other_folds_is_told_beside_the_stored_run(tmp_path):
     assert "Not measured" in folds_markdown(tmp_path / "none.csv", tmp_path / "scores.csv", "apart")
 
 
-def test_a_variant_of_the_last_part_is_told_by_fold_between_two_stored_runs(tmp_path):
-    for name, dice in (("before", [0.25, 0.5, 1.0, 1.0]), ("after", [0.75, 1.0, 0.0, 0.5])):
-        (tmp_path / name).mkdir()
-        table = pd.DataFrame({"case": ["a", "b", NEARLY_EMPTY, "c"], "class": "infection", "dice": dice})
-        table.to_csv(tmp_path / name / "scores.csv", index=False)
-    how = {"steps": 15, "minutes": [3.2, 3.2, 3.2, 8.9], "seed": 7, "machine": "an abacus"}
-    rows = pd.DataFrame({"fold": [1, 1, 1, 2], "case": ["a", "b", NEARLY_EMPTY, "c"], "infection": [0.5, 0.625, 0.0, 0.9], **how})
-    columns = {"then": tmp_path / "before", "so": tmp_path / "file.csv", "now": tmp_path / "after"}
-    assert "Not measured" in variants_markdown(columns)
-    rows[:3].to_csv(tmp_path / "file.csv", index=False)
-    text = variants_markdown(columns)
-    assert cells(text, "fold 1") == ["fold 1", "0.375", "0.562", "0.875"] and "cases" not in text
-    assert "*so*: 15 steps, seed 7, 3 minutes a fold (an abacus)" in text
-    rows.to_csv(tmp_path / "file.csv", index=False)
-    text = variants_markdown(columns)
-    assert cells(text, "fold 2") == ["fold 2", "1.000", "0.900", "0.500"]
-    assert cells(text, "3 cases") == ["3 cases", "0.583", "0.675", "0.750"] and "3 to 9 minutes" in text
+def test_what_copying_is_worth_is_told_by_fold_between_a_stored_run_and_the_first_cycle(tmp_path):
+    before, without, cycles = tmp_path / "scores.csv", tmp_path / "without.csv", tmp_path / "cycles.csv"
+    cases = ["a", "b", NEARLY_EMPTY, "c"]
+    pd.DataFrame({"case": cases, "class": "infection", "dice": [0.25, 0.5, 1.0, 1.0]}).to_csv(before, index=False)
+    how = {"fold": [1, 1, 1, 2], "case": cases, "steps": 15, "minutes": 3.2, "seed": 7, "machine": "an abacus"}
+    pd.DataFrame({**how, "infection": [0.75, 1.0, 0.0, 0.5], "cycles": 1, "weights": "mean"}).to_csv(cycles, index=False)
+    assert "Not measured" in not_copied_markdown(before, without, cycles)
+    rows = pd.DataFrame({**how, "infection": [0.5, 0.625, 0.0, 0.9]})
+    rows[:3].to_csv(without, index=False)
+    text = not_copied_markdown(before, without, cycles)
+    assert cells(text, "fold 1") == ["fold 1", "0.375", "0.562", "0.875"] and "fold 2" not in text
+    assert "*without copying*: 15 steps, seed 7, 3 minutes a fold (an abacus)" in text
+    rows.to_csv(without, index=False)
+    assert cells(not_copied_markdown(before, without, cycles), "fold 2") == ["fold 2", "1.000", "0.900", "0.500"]
+
+
+def test_cycles_are_told_alone_and_as_the_mean_of_all_so_far(tmp_path):
+    cases = pd.DataFrame({"fold": [1, 1, 0], "case": ["a", "b", NEARLY_EMPTY], "seed": 7, "machine": "an abacus"})
+    cases = pd.concat([cases, pd.DataFrame({"fold": [0], "case": ["c"], "seed": 7, "machine": "a slide rule"})])
+    kinds = {(1, "mean"): [0.5, 0.6, 1.0, 0.4], (2, "last"): [0.4, 0.5, 1.0, 0.3], (2, "mean"): [0.6, 0.8, 1.0, 0.4]}
+    rows = [cases.assign(cycles=n, weights=kind, infection=dice, steps=1000 * n) for (n, kind), dice in kinds.items()]
+    assert "Not measured" in cycles_markdown(tmp_path / "cycles.csv")
+    pd.concat(rows).to_csv(tmp_path / "cycles.csv", index=False)
+    text = cycles_markdown(tmp_path / "cycles.csv")
+    assert cells(text, "1") == ["1", "1,000", "0.500", "0.500", "0.400", "0.550"]
+    assert cells(text, "2") == ["2", "2,000", "0.400", "0.600", "0.400", "0.700"]
+    assert "3 cases, seed 7" in text and "an abacus; a slide rule" in text
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):

@@ -1,5 +1,6 @@
 """Dice, sensitivity and specificity counted by hand in pictures; Table 1 from a small table."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -333,5 +334,24 @@ def test_folders_and_files_that_cannot_be_are_refused(tmp_path):
 
 
 def test_folders_without_a_common_case_are_a_problem(tmp_path):
+    """The table that an earlier call has written stays."""
+    (tmp_path / "out.csv").write_text("scored before")
     table, problems = score_folders(tmp_path, tmp_path, tmp_path / "out.csv")
-    assert table.empty and "no case could be scored" in problems[0]
+    assert table.empty and "no case could be scored" in problems[0] and (tmp_path / "out.csv").read_text() == "scored before"
+
+
+def test_labels_whose_spacing_and_affine_differ_are_warned_of(tmp_path, caplog):
+    for name in ("truth", "found"):
+        stored(tmp_path / name / "a.nii", np.full((2, 2, 2), 3, np.uint8), np.diag([2.0, 2, 2, 1]))
+    content = bytearray((tmp_path / "truth" / "a.nii").read_bytes())
+    content[88:92] = np.float32(7).tobytes()  # pixdim[3]
+    (tmp_path / "truth" / "a.nii").write_bytes(content)
+    table, problems = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
+    assert not problems and table["truth_ml"].max() == pytest.approx(8 * 2 * 2 * 7 / 1000)
+    assert [("truth" in said, "spacing and its affine differ" in said) for said in caplog.messages] == [(True, True)]
+
+
+def test_a_run_without_its_scans_cannot_be_scored(trained_run):
+    away = dataclasses.replace(trained_run, data=None)
+    with pytest.raises(DataError, match="this run was opened without its scans"):
+        score_fold(away, 0)

@@ -21,6 +21,7 @@ from variants import (
     tilted,
     turned,
     write_dicom,
+    write_nifti,
 )
 
 from covidlib.__main__ import main
@@ -224,6 +225,15 @@ def test_outputs_lie_on_the_grid_of_the_input(scans, weights, tmp_path):
         np.testing.assert_array_equal(image.affine, stored.affine)
         assert image.shape[:3] == stored.shape and image.get_data_dtype() == np.uint8
     np.testing.assert_allclose(shares.get_fdata().sum(3), 1, atol=0.02)
+    assert (shares.get_fdata().argmax(3) == np.asanyarray(labels.dataobj)).mean() > 0.99
+
+
+def test_on_slices_thicker_than_the_working_grid_probabilities_still_say_what_the_labels_say(weights, tmp_path):
+    """A tiny grid of 10 x 10 x 12 mm, slices of 48: each is the mean of what lies within it, in both files."""
+    hu = chest((24, 20, 24))[..., ::4]
+    path = write_nifti(tmp_path / "thick.nii.gz", hu, np.diag([10.0, 10.0, 48.0, 1.0]))
+    predict_scans([path], tmp_path / "out", weights, probabilities=True)
+    labels, shares = (nib.load(tmp_path / f"out/thick_{name}.nii.gz") for name in ("labels", "probabilities"))
     assert (shares.get_fdata().argmax(3) == np.asanyarray(labels.dataobj)).mean() > 0.99
 
 

@@ -268,6 +268,18 @@ def test_whatever_made_it_is_in_the_key(tmp_path, write_case, made, change):
     np.testing.assert_array_equal(kept.image, prepare(load_case(tmp_path, CASE, intensity), settings).image)
 
 
+@pytest.mark.parametrize("left", [b"", b"PK", 0.5, 0.99])
+def test_a_damaged_file_is_made_anew(tmp_path, write_case, made, left):
+    """Of a copy that was interrupted, for instance."""
+    write_case(tmp_path)
+    first = prepare_cached(tmp_path, CASE, FIXED, None, tmp_path / "cache")
+    path = tmp_path / "cache" / f"{CASE}.npz"
+    whole = path.read_bytes()
+    path.write_bytes(left if isinstance(left, bytes) else whole[: int(left * len(whole))])
+    np.testing.assert_array_equal(prepare_cached(tmp_path, CASE, FIXED, None, tmp_path / "cache").image, first.image)
+    assert made == [CASE, CASE]
+
+
 def test_a_file_written_anew_with_the_same_bytes_changes_nothing(tmp_path, write_case, made):
     write_case(tmp_path)
     prepare_cached(tmp_path, CASE, FIXED, None, tmp_path / "cache")

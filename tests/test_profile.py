@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from covidlib.errors import DataError
 from covidlib.profile import PROFILES, Inference, Network, Patches, Profile, lineage, load_profile, profile_names
+from covidlib.runs import ROOT
 
 
 def test_paper_yaml_is_the_defaults_of_the_dataclasses():
@@ -47,6 +49,46 @@ def test_a_profile_written_out_reads_back_the_same(tmp_path):
     path = tmp_path / "paper.yaml"
     path.write_text(yaml.safe_dump(profile.as_dict()))
     assert load_profile(path) == profile
+
+
+def test_a_section_given_as_a_whole_leaves_what_it_does_not_name():
+    assert load_profile("demo", {"training": {"epochs": 3}}) == load_profile("demo", {"training.epochs": 3})
+    whole = {"data.intensity": {"coronacases_001": "hu"}}
+    assert load_profile("demo", {"data": {"intensity": {"coronacases_001": "hu"}}}) == load_profile("demo", whole)
+    with pytest.raises(DataError, match="training: is 3; allowed: a section"):
+        load_profile("demo", {"training": 3})
+
+
+@pytest.mark.parametrize("text", ["training: {epochs: 7}\ntraining: {schedule: cosine}\n", "a: {training: 1, training: 2}\n"])
+def test_a_key_that_stands_twice_is_refused(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(DataError, match="profile mine.yaml: .*training stands twice"):
+        load_profile(tmp_path / "mine.yaml")
+
+
+def test_a_learning_rate_below_its_floor_is_refused():
+    """The schedules would raise it to the floor."""
+    with pytest.raises(DataError, match=r"learning_rate_floor is 1e-05; allowed: at most training.learning_rate \(1e-06\)"):
+        load_profile("demo", {"training.learning_rate": 1e-6})
+    assert load_profile("demo", {"training.learning_rate": 1e-5}).training.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("key", ["contrast", "gamma", "scaling"])
+def test_factors_that_batchgenerators_would_not_draw_are_refused(key):
+    with pytest.raises(DataError, match=rf"augmentation.{key} is \[0.5, 0.8\]; allowed: up to 1 or more"):
+        load_profile("demo", {f"augmentation.{key}": [0.5, 0.8]})
+    assert getattr(load_profile("demo", {f"augmentation.{key}": [0.5, 1]}).augmentation, key) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_each_profile_goes_through_notebook_08(name):
+    """It shrinks the profile in use, so what it changes must go together with all the rest of it."""
+    notebook = json.loads((ROOT / "notebooks" / "08_change_one_thing.ipynb").read_text(encoding="utf-8"))
+    cells = {"".join(cell["source"]).split(" = ")[0]: "".join(cell["source"]) for cell in notebook["cells"]}
+    found = {"overrides": {}, "run": SimpleNamespace(profile=load_profile(name))}
+    exec(cells["same"] + "\n" + cells["changes"], found)
+    for change in found["changes"].values():
+        assert load_profile(name, {**found["same"], **change}).training.epochs == 4
 
 
 def test_the_three_profiles_of_the_project_are_there():

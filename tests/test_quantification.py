@@ -79,6 +79,7 @@ def test_agreement_of_too_few_or_equal_values_is_undefined():
     one = agreement([1], [2])
     assert one["mean_difference"] == 1 and np.isnan(one["low"]) and np.isnan(one["correlation"])
     assert np.isnan(agreement([5, 5], [1, 2])["correlation"])
+    assert np.isnan(agreement([0.1] * 10, range(10))["correlation"])  # of which the mean is not quite 0.1
 
 
 def test_a_fold_gives_two_rows_a_case(trained_run):

@@ -85,6 +85,8 @@ def test_overfitting_reads_the_last_epoch_of_each_fold():
     history = {"epoch": [1, 2], "loss": [2, 0.5], "val_loss": [3, 0.625]}
     history |= {"soft_dice_infection": [0, 0.75], "val_soft_dice_infection": [0, 0.25]}
     assert cells(overfitting_markdown({"3": pd.DataFrame(history)}), "3") == ["3", "0.500", "0.625", "0.750", "0.250"]
+    unwatched = pd.DataFrame(history)[["epoch", "loss", "soft_dice_infection"]]  # training.validation_batches: 0
+    assert cells(overfitting_markdown({"3": unwatched}), "3") == ["3", "0.500", "", "0.750", ""]
 
 
 def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):

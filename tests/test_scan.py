@@ -55,6 +55,22 @@ def test_an_array_needs_its_spacing(tmp_path):
         read_scan(HU, (0.8, 0.8, -5))
 
 
+def test_formats_other_than_nifti(tmp_path):
+    """A header of nibabel's that knows nothing but shape and spacing; and Analyze, which has no place for which side is left."""
+    plain = read_scan(nib.spatialimages.SpatialImage(HU, np.diag([*FINE, 1.0])))
+    np.testing.assert_array_equal(plain.case.image, HU)
+    assert plain.warnings == ()
+    old = read_scan(nib.Spm2AnalyzeImage(HU, np.diag([*FINE, 1.0])))
+    assert "does not say which side is left" in old.warnings[0]
+
+
+def test_a_spacing_for_what_has_its_own_is_refused(tmp_path):
+    path = write_nifti(tmp_path / "scan.nii", HU, np.diag([*FINE, 1.0]))
+    for source in (path, nib.load(path)):
+        with pytest.raises(DataError, match="spacing_mm is .*; allowed: for arrays only; a file says its own"):
+            read_scan(source, spacing_mm=(1, 1, 5))
+
+
 def test_an_image_in_memory_needs_an_affine_and_a_whole_file(tmp_path):
     with pytest.raises(DataError, match="scan: an image without an affine; give its array and spacing_mm"):
         read_scan(nib.Nifti1Image(HU, None))

@@ -82,11 +82,22 @@ def test_the_stored_history_has_the_epochs_of_the_beginning_first(evaluated, tin
 
 
 def test_settings_or_folds_that_were_not_evaluated_are_not_stored(evaluated, tmp_path):
+    """What was stored before stays as it is."""
+    stored = store_results(evaluated, tmp_path / "stored")
+    before = {path.name: path.read_bytes() for path in stored.iterdir()}
     manifest = read_json(evaluated.folder / "manifest.json")
     for changed in ({"profile": {**manifest["profile"], "seed": 7}}, {"folds": {**manifest["folds"], "1": {}}}):
         write_json(evaluated.folder / "manifest.json", {**manifest, **changed})
         with pytest.raises(DataError, match="not evaluated with these settings on all its folds; run"):
-            store_results(evaluated, tmp_path / "stored")
+            store_results(evaluated, stored)
+        assert {path.name: path.read_bytes() for path in stored.iterdir()} == before
+
+
+def test_a_history_of_a_fold_that_is_not_of_this_run_goes(evaluated, tmp_path):
+    stored = store_results(evaluated, tmp_path / "stored")
+    (stored / "history_fold_0.csv").rename(stored / "history_fold_3.csv")
+    store_results(evaluated, stored)
+    assert [path.name for path in stored.glob("history_fold_*.csv")] == ["history_fold_0.csv"]
 
 
 def test_a_run_that_is_not_evaluated_cannot_be_stored(trained_run, tmp_path):
