@@ -35,6 +35,9 @@ def modules(*names):
     return [str(ROOT / "covidlib" / f"{name}.py") for name in (*names, "profile", "runs", "files", "workflow")]
 
 
+VIEWER = modules("viewer") + [str(ROOT / "covidlib" / f"viewer.{ending}") for ending in ("js", "css")]  # baked into the notebooks
+
+
 def notebook(name):
     return str(ROOT / "notebooks" / f"{name}.ipynb")
 
@@ -58,7 +61,7 @@ rule prepare:
 
 
 rule data_exploration:
-    input: rules.prepare.output, PROFILE, notebook("01_data_exploration"), modules(*DATA, "figures", "viewer")
+    input: rules.prepare.output, PROFILE, notebook("01_data_exploration"), modules(*DATA, "figures"), VIEWER
     output: str(RUN / "notebooks" / "01_data_exploration.ipynb")
     shell: f"{COVIDLIB} notebook 01_data_exploration {CHOSEN}"
 
@@ -96,7 +99,7 @@ rule training:
 rule evaluation:
     input:
         [str(RUN / "notebooks" / f"04_training_fold_{fold}.ipynb") for fold in FOLDS],
-        PROFILE, notebook("05_evaluation"), modules(*TRAINING, "metrics", "figures", "viewer"),
+        PROFILE, notebook("05_evaluation"), modules(*TRAINING, "metrics", "figures"), VIEWER,
     output: str(RUN / "notebooks" / "05_evaluation.ipynb")
     shell: f"{COVIDLIB} notebook 05_evaluation {CHOSEN} {ONLY}"
 
@@ -110,7 +113,7 @@ rule figures:
 rule quantification:
     input:
         rules.evaluation.output, PROFILE, notebook("07_quantification"),
-        modules(*TRAINING, "scan", "quantification", "predict", "figures", "viewer", "report"),
+        modules(*TRAINING, "scan", "quantification", "predict", "figures", "report"), VIEWER,
         [str(ROOT / "results" / "surrogate-gpu" / name) for name in ("quantities.csv", "manifest.json")],
     output: str(RUN / "notebooks" / "07_quantification.ipynb")
     shell: f"{COVIDLIB} notebook 07_quantification {CHOSEN} {ONLY}"

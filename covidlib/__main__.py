@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _profile_arguments(run)
     run.add_argument("--folds", type=_numbers, default=(), metavar="0,3", help="only these folds (default: all)")
     run.add_argument("--cores", type=int, default=0, help="jobs and threads at once (default: all of the machine's)")
-    run.add_argument("--book", action="store_true", help="build the HTML book from the run, too")
+    run.add_argument("--book", action="store_true", help="build the HTML book from the run, too (demo)")
     run.set_defaults(command=_run)
 
     predict = verbs.add_parser("predict", help="mark lungs and infection in scans of your own; say how much is infected")

@@ -83,6 +83,7 @@ def substitutions(run: Run) -> dict[str, str]:
         "demo_infection_dice": f"{table.loc['average', ('infection', 'dice')]:.3f}",
         "demo_minutes": f"{sum(fold['minutes'] for fold in manifest['folds'].values()):.0f}",
         "demo_hardware": manifest["machine"],
+        "demo_profile": f"`{run.profile.name}`",
     }
 
 

@@ -30,8 +30,11 @@ function add(parent, tag, className, text = "") {
   return node;
 }
 
-// ipywidgets shows names and states, but does not tell them to screen readers.
-function nameControls(box) {
+// ipywidgets shows names and states, but does not tell them to screen readers; and its slider counts slices from 0.
+function nameControls(box, slice) {
+  for (const button of box?.querySelectorAll(".jupyter-button") ?? []) {
+    button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+  }
   for (const label of box?.querySelectorAll(".widget-label") ?? []) {
     label.removeAttribute("title");
     const handles = label.parentElement.querySelectorAll(".noUi-handle");
@@ -41,10 +44,8 @@ function nameControls(box) {
     if (handles.length) continue;
     label.parentElement.setAttribute("role", "group");
     label.parentElement.setAttribute("aria-label", label.textContent);
-    for (const button of label.parentElement.querySelectorAll("button")) {
-      button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
-    }
   }
+  box?.querySelector('.noUi-handle[aria-label="Slice"]')?.setAttribute("aria-valuetext", slice);
 }
 
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -76,7 +77,7 @@ async function render({ model, el }) {
     names[label] = name;
   }
 
-  const shape = get("shape"), spacing = get("spacing_mm"), [low, high] = get("span");
+  const shape = get("shape"), spacing = get("spacing_mm"), [low, high] = get("span"), marked = get("classes").length > 0;
   const stride = [shape[1] * shape[2], shape[2], 1];
   const last = [...get("start")]; // the slice each plane was left at
   let plane = get("plane"), image = [], labels = null, prediction = null, infected = null, pointer = null;
@@ -143,17 +144,21 @@ async function render({ model, el }) {
     drawBar(along, k);
     explain();
     read();
-    requestAnimationFrame(() => nameControls(el.closest(".covidlib-viewer"))); // when the buttons have changed, too
+    sayControls();
   }
+
+  const sayControls = () => requestAnimationFrame(() => { // when the buttons have changed, too
+    nameControls(el.closest(".covidlib-viewer"), `slice ${current() + 1} of ${slices(plane)}`);
+  });
 
   function tell(name, along, k) {
     const [truth, predicted] = infected[along].map((counts) => counts[k]);
-    const compared = prediction ? `, ${predicted} predicted` : "";
+    const counted = marked ? `, ${truth} infected voxels${prediction ? `, ${predicted} predicted` : ""}` : "";
     canvas.setAttribute("aria-label", `${name} CT slice; arrow keys change it`);
     canvas.setAttribute("aria-valuenow", k + 1);
     canvas.setAttribute("aria-valuemin", 1);
     canvas.setAttribute("aria-valuemax", slices(plane));
-    canvas.setAttribute("aria-valuetext", `slice ${k + 1} of ${slices(plane)}, ${truth} infected voxels${compared}`);
+    canvas.setAttribute("aria-valuetext", `slice ${k + 1} of ${slices(plane)}${counted}`);
   }
 
   // Above the slider: infected voxels of each slice, and a mark at the current one.
@@ -172,7 +177,7 @@ async function render({ model, el }) {
       pen.fillRect(BAR_PADDING + (slice - 0.5) * apart, Math.min(top, bottom - 1), Math.max(1, apart), Math.max(1, bottom - top));
     };
     pen.scale(ratio, ratio);
-    const ink = getComputedStyle(el).color;
+    const ink = "#fff"; // on the bar's black
     const filled = shown === PREDICTION ? predicted : truth;
     for (let slice = 0; slice < truth.length; slice++) {
       if (shown === DISAGREEMENT) {
@@ -204,11 +209,11 @@ async function render({ model, el }) {
     voxel[down] = shape[down] - 1 - clamp(Math.floor(pointer[1] * shape[down]), 0, shape[down] - 1);
     voxel[along] = current();
     const at = voxel.reduce((sum, v, axis) => sum + v * stride[axis], 0), grey = image[at];
-    const beyond = get("unit") && grey === 0 ? "≤ " : get("unit") && grey === 255 ? "≥ " : ""; // HU are cut to the span
+    const [below, above] = get("cut"), beyond = grey === 0 && below ? "≤ " : grey === 255 && above ? "≥ " : "";
     const called = (label) => names[label] ?? "background";
     const what = prediction ? `${called(labels[at])}, predicted ${called(prediction[at])}` : called(labels[at]);
     const mm = voxel.map((v, axis) => `${"xyz"[axis]} ${(v * spacing[axis]).toFixed(1)}`).join("  ");
-    readout.textContent = `${beyond}${round(intensity(grey))} ${get("unit")} · ${what} · ${mm} mm`;
+    readout.textContent = [`${beyond}${round(intensity(grey))} ${get("unit")}`, ...(marked ? [what] : []), `${mm} mm`].join(" · ");
   }
 
   function changePlane() {
@@ -221,7 +226,7 @@ async function render({ model, el }) {
   }
 
   const onKey = (event) => { // on the window, before JupyterLab or Notebook 7 take the arrow keys for themselves
-    if (event.target !== canvas || !(event.key in STEPS)) return;
+    if (event.target !== canvas || !(event.key in STEPS) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     step(STEPS[event.key]);
@@ -263,6 +268,7 @@ async function render({ model, el }) {
   let timer = null;
   const play = () => {
     clearInterval(timer);
+    sayControls();
     if (get("playing")) timer = setInterval(() => put({ index: (current() + 1) % slices(plane) }), PLAY_MS);
   };
   model.on("change:playing", play);

@@ -27,12 +27,13 @@ STILL = """<div class="covidlib-still"><style>
 
 
 class SliceCanvas(anywidget.AnyWidget):
-    """What viewer.js draws: volumes as `_pack` makes them; span is what 0 and 255 mean, start the first slice of each plane,
-    shown a number in SHOWN. Without a prediction `labels` are all there is, be they drawn or predicted."""
+    """What viewer.js draws: volumes as `_pack` makes them; span is what 0 and 255 mean, cut whether there was less or more
+    than that, start the first slice of each plane, shown a number in SHOWN. Without a prediction `labels` are all there is, be
+    they drawn or predicted."""
 
     _esm, _css = Path(__file__).with_suffix(".js"), Path(__file__).with_suffix(".css")
     volume, labels, prediction = (T.Bytes().tag(sync=True) for _ in range(3))
-    shape, spacing_mm, span, window, presets, classes, errors, start = (T.List().tag(sync=True) for _ in range(8))
+    shape, spacing_mm, span, window, presets, classes, errors, start, cut = (T.List().tag(sync=True) for _ in range(9))
     plane, index, max_index, shown = (T.Int(0).tag(sync=True) for _ in range(4))
     preset = T.Int(0, allow_none=True).tag(sync=True)  # None: a window set by hand
     opacity, unit = T.Float(0.4).tag(sync=True), T.Unicode().tag(sync=True)
@@ -71,10 +72,13 @@ def view(image: np.ndarray | Case, labels: np.ndarray | None = None, prediction:
     Raises:
         DataError: for a shape, label, spacing, window or intensity that cannot be shown. NaN shows as the lowest value.
     """
-    if hasattr(image, "spacing_mm"):
+    if hasattr(image, "intensity"):
         labels = image.labels if labels is None else labels
         image, spacing_mm, intensity = image.image, image.spacing_mm, image.intensity
-    image, unit = np.asarray(image, np.float32), str(intensity).lower()
+    try:
+        image, unit = np.asarray(image, np.float32), str(intensity).lower()
+    except (TypeError, ValueError):
+        raise DataError(f"image is a {type(image).__name__}; allowed: an array of numbers (x, y, z) or a Case") from None
     drawn = [np.asarray(one) for one in (labels, prediction) if one is not None] or [np.zeros(image.shape, np.uint8)]
     classes = {} if labels is None and prediction is None else classes
     span = [float(v) for v in (RANGES.get(unit, (0, 1)) if window is None else window)]
@@ -86,6 +90,7 @@ def view(image: np.ndarray | Case, labels: np.ndarray | None = None, prediction:
         labels=_pack(drawn[0]), prediction=_pack(drawn[1]) if drawn[1:] else b"", errors=[list(e) for e in ERRORS.items()],
         classes=[[int(k), *v] for k, v in classes.items()], shape=list(image.shape), spacing_mm=list(map(float, spacing_mm)),
         span=span, unit="HU" if unit == "hu" else "", presets=_presets(span, unit), preset=0 if window is None else 2,
+        cut=[bool((image < span[0]).any()), bool((image > span[1]).any())],
         start=[int(c.argmax()) if c.any() else len(c) // 2 for c in counts], max_index=max(1, image.shape[2] - 1))
     canvas.index, canvas.window = canvas.start[0], canvas.presets[canvas.preset]
     box = _with_controls(canvas, can_jump=bool(infected.any()))

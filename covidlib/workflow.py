@@ -115,19 +115,24 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
         profile, data, out: as for `open_run`.
         folds: fold numbers to train and evaluate; empty: all.
         cores: how many jobs and threads at once; 0: all of the machine's.
-        book: build the HTML book from the run as well.
+        book: build the HTML book from the run as well: of five folds on phantoms, as its pages tell of them.
 
     Returns:
         the run's folder.
 
     Raises:
-        DataError: bad profile, data or folds, before anything starts; or the first failing job's own line.
+        DataError: bad profile, data or folds, or a run that the book's text is not about, before anything starts; or the first
+            failing job's own line.
     """
     settings = load_profile(profile)
     folder = Path(out or ROOT / "runs" / settings.name).resolve()
     wrong = [fold for fold in folds if not 0 <= fold < settings.folds.number]
     if wrong:
         raise DataError(f"--folds {wrong}: no such fold; allowed: 0 to {settings.folds.number - 1}")
+    phantoms, five = settings.data.source == "phantom" and not data, settings.folds.number == len(set(folds) or range(5)) == 5
+    if book and not (phantoms and five):
+        allowed = "a profile with data.source phantom and five folds, without --data and --folds; or no --book, and the notebooks"
+        raise DataError(f"--book: the book tells of five folds on phantoms; allowed: {allowed}")
     config = {**absolute(profile, data, out), "folds": ",".join(map(str, sorted(set(folds))))}
     command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]

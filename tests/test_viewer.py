@@ -139,6 +139,15 @@ def test_shown_in_a_notebook_it_leaves_a_picture_for_paper_and_for_pages_without
     assert (picture[..., 0] > 1.4 * picture[..., 1:].max(axis=-1)).sum() > 100  # infection is red in it
 
 
+def test_it_knows_whether_the_window_cuts_what_there_is() -> None:
+    image = np.arange(8.0).reshape(2, 2, 2)
+    assert [view(image, window=window).canvas.cut for window in ((0, 7), (1, 7), (0, 6))] == [
+        [False, False],
+        [True, False],
+        [False, True],
+    ]
+
+
 def test_equal_volumes_give_equal_bytes() -> None:
     first, second = (view(np.eye(4)[..., None]).canvas.volume for _ in range(2))
     assert first == second
@@ -147,6 +156,7 @@ def test_equal_volumes_give_equal_bytes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"image": SimpleNamespace(spacing_mm=(1, 1, 1))}, "image is a SimpleNamespace; allowed: an array of numbers"),
         ({"image": np.zeros((4, 5))}, r"shape \(4, 5\)"),
         ({"image": np.zeros((4, 5, 0))}, r"shape \(4, 5, 0\)"),
         ({"labels": np.zeros((4, 5, 5))}, r"\(4, 5, 5\)"),

@@ -274,6 +274,11 @@ def test_all_controls_have_names_and_states_for_screen_readers(look) -> None:
     viewer.get_by_role("button", name="coronal", pressed=True).wait_for()
     said = page.locator(CANVAS).nth(2).get_attribute("aria-valuetext")
     assert said == "slice 5 of 10, 3 infected voxels, 2 predicted"
+    handle = viewer.get_by_role("slider", name="Slice", exact=True)
+    assert handle.get_attribute("aria-valuetext") == "slice 5 of 10"  # its own numbers count from 0
+    for pressed in (True, False):
+        button(page, "Play", 2).click()
+        viewer.get_by_role("button", name="Play", exact=True, pressed=pressed).wait_for()
     nameless = "nodes => nodes.filter(n => !n.textContent.trim() && !n.ariaLabel || n.title === 'null').length"
     assert viewer.locator("button, label").evaluate_all(nameless) == 0
 
@@ -307,6 +312,27 @@ def test_the_pointer_reads_value_class_and_place(look) -> None:
     box = canvas.bounding_box()
     canvas.hover(position={"x": box["width"] * (7 - 3 + 0.5) / 8, "y": box["height"] * (9 - 4 + 0.5) / 10})
     says(page, "101 · infection · x 3.0 y 4.0 z 3.0 mm")
+
+
+def test_without_labels_nothing_is_said_of_infection_and_what_is_cut_is_marked(look) -> None:
+    """HU from -1300 to 300 in a window of -1250 to 250; the first voxel is the lowest."""
+    page, canvas = look.page, look.page.locator(CANVAS).nth(1)
+    canvas.focus()
+    page.keyboard.press("Home")
+    says(page, "axial slice 1 of 6", 1)
+    assert canvas.get_attribute("aria-valuetext") == "slice 1 of 6"
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] - 2, "y": box["height"] - 2})
+    says(page, "≤ -1250 HU · x 0.0 y 0.0 z 0.0 mm", 1)
+
+
+def test_the_browser_s_own_shortcuts_stay_its_own(look) -> None:
+    page = look.page
+    page.locator(CANVAS).first.focus()
+    for keys in ("Control+Home", "Alt+ArrowUp", "Meta+ArrowUp"):
+        page.keyboard.press(keys)
+    page.keyboard.press("ArrowUp")
+    says(page, "axial slice 3 of 6")
 
 
 def test_formulas_are_typeset_with_our_own_fonts(opened, address: str) -> None:

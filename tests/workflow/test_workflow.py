@@ -90,6 +90,17 @@ def test_as_many_trainings_at_once_as_memory_holds():
     assert workflow.training_threads(paper, 2, 27) == 1
 
 
+@pytest.mark.parametrize("given", [("surrogate", "", ()), ("demo", "scans", ()), ("demo", "", (0, 1)), ("four", "", ())])
+def test_a_book_of_anything_but_five_folds_on_phantoms_is_refused_before_anything_starts(given, tmp_path):
+    """Its pages say that they are."""
+    (tmp_path / "four.yaml").write_text("data: {source: phantom}\nfolds: {scheme: random, count: 4}\n")
+    profile, data, folds = given
+    profile = str(tmp_path / "four.yaml") if profile == "four" else profile
+    with pytest.raises(DataError, match="--book: the book tells of five folds on phantoms; allowed: "):
+        workflow.run_all(profile, data, str(tmp_path / "run"), folds, book=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_do_a_second_time(copy):
     assert planned(copy) == set()
 
@@ -100,6 +111,7 @@ def test_nothing_to_do_a_second_time(copy):
         ("notebooks/03_augmentation.ipynb", {"augmentation"}),
         ("covidlib/metrics.py", RULES - {"prepare", "data_exploration", "augmentation"}),  # whose notebooks score nothing
         ("covidlib/losses.py", {"training", "evaluation", "figures", "quantification", "change_one_thing"}),
+        ("covidlib/viewer.css", {"data_exploration", "evaluation", "figures", "quantification"}),  # figures reads the scores
         ("profiles/tiny.yaml", RULES),
     ],
 )
