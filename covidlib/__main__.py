@@ -242,11 +242,7 @@ def _notebook(given: argparse.Namespace) -> None:
     differing = {key: value for key, value in parameters.items() if value != defaults[key]}
     name = given.name if given.fold is None else f"{given.name} fold {given.fold}"
     sys.stderr.write(f"{MARK}{name} begins\n")
-    try:
-        execute(given.name, folder, differing)
-    except DataError as error:
-        sys.stderr.write(f"{MARK}failed: {' '.join(str(error).split())}\n")
-        raise
+    execute(given.name, folder, differing)
     _say(name, started)
 
 

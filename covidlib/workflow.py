@@ -93,7 +93,8 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
             failed.parent.mkdir(exist_ok=True)
             os.replace(working, failed)
             where = f"{source.name} cell {error.exec_count}"
-            raise DataError(f"{where}: {error.ename}: {error.evalue} (executed copy: {_short(failed)})") from None
+            said = " ".join(str(error.evalue).split())
+            raise DataError(f"{where}: {error.ename}: {said} (executed copy: {_short(failed)})") from None
         except DeadKernelError:
             raise DataError(f"{source.name}: its kernel died, as when memory runs out; try fewer jobs (--cores)") from None
         _tidy(working)
@@ -183,7 +184,7 @@ class _Relay:
 
 
 def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:
-    """Run a command: all it says goes into a file, marked lines to the terminal. DataError with the failed job's own line.
+    """Run a command: all it says goes into a file, marked lines to the terminal. DataError with the first failed job's own line.
 
     It inherits the lock, for it may outlive this process.
     """
@@ -192,12 +193,12 @@ def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:
     with open(log_file, "w", encoding="utf-8") as file, subprocess.Popen(command, **options) as process:
         for line in process.stdout or ():
             file.write(line)
-            if line.startswith(MARK):
-                said = line.removeprefix(MARK).strip()
+            said = line.removeprefix(MARK).strip()
+            if line.startswith("error: "):  # as `main` ends a job
+                said = f"failed: {line.removeprefix('error: ').strip()}"
+                failure = failure if failure.startswith("failed") else said
+            if line.startswith((MARK, "error: ")):
                 sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {said}\n")
-                failure = said if said.startswith("failed") else failure
-            elif line.startswith("error: ") and not failure.startswith("failed"):  # of a job that is no notebook
-                failure = f"failed: {line.removeprefix('error: ').strip()}"
     if process.returncode:
         raise DataError(failure)
 
