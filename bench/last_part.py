@@ -23,39 +23,41 @@ from covidlib.runs import ROOT, Run
 
 
 def main() -> None:
-    """Train, predict and score; a fold is written as soon as it is done."""
+    """Train, predict and score, and write what is measured as soon as it is."""
     measured = {"not_copied": not_copied, "cycles": cycles}
     parser = command_line(__doc__, "surrogate-gpu")
     parser.add_argument("which", choices=measured)
     parser.add_argument("--folds", type=int, nargs="+", default=[1])
     given = parser.parse_args()
     for number in given.folds:
-        update_table(measured[given.which](given, number), ROOT / "results" / f"{given.which}.csv", "fold")
+        measured[given.which](given, number, ROOT / "results" / f"{given.which}.csv")
 
 
-def not_copied(given: argparse.Namespace, number: int) -> list[dict[str, object]]:
+def not_copied(given: argparse.Namespace, number: int, table: Path) -> None:
     """A row per test case: Dice of each class, and how the network was made."""
     changes = {"augmentation.copied_probability": 0.0, **_cut(given.profile, 1)}
     run = train_variant(given, "not_copied", changes, [number])
-    return scored_fold(run, number, _made(run, number))
+    update_table(scored_fold(run, number, _made(run, number)), table, "fold")
 
 
-def cycles(given: argparse.Namespace, number: int) -> list[dict[str, object]]:
+def cycles(given: argparse.Namespace, number: int, table: Path) -> None:
     """A row per cycle, kind of weights ("mean": of all cycles so far; "last": of this one alone) and test case."""
-    rows: list[dict[str, object]] = []
+    kept = ROOT / "runs" / "cycles_alone" / f"fold_{number}"
+    kept.mkdir(parents=True, exist_ok=True)
     for done in range(1, len(load_profile(given.profile).training.cycle_epochs) + 1):
+        mean = kept / f"mean_{done}.weights.h5"
+        if mean.is_file():
+            continue  # measured in an earlier call; the fold has gone on since, and would begin anew
         run = train_variant(given, "cycles", _cut(given.profile, done), [number])
-        alone = dataclasses.replace(run, folder=run.folder.with_name("cycles_alone"))
-        mean, last = (one.fold_folder(number) / "model.weights.h5" for one in (run, alone))
-        before = last.with_name("mean_before.weights.h5")
-        told = {"cycles": done, **_made(run, number)}
-        rows += scored_fold(run, number, {"weights": "mean", **told})
+        trained, told = run.fold_folder(number) / "model.weights.h5", {"cycles": done, **_made(run, number)}
+        rows = scored_fold(run, number, {"weights": "mean", **told})
         if done > 1:
-            write_last(run.profile.network, mean, before, done, last)
+            alone = dataclasses.replace(run, folder=kept.parent)
+            before = kept / f"mean_{done - 1}.weights.h5"
+            write_last(run.profile.network, trained, before, done, kept / "model.weights.h5")
             rows += scored_fold(alone, number, {"weights": "last", **told})
-        before.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(mean, before)
-    return rows
+        update_table(rows, table, "fold", "cycles")
+        shutil.copyfile(trained, mean)
 
 
 def write_last(network: Network, mean: Path, before: Path, done: int, to: Path) -> None:

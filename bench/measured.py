@@ -317,7 +317,7 @@ def growth(rows: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float]
 
 
 def _costs_table(rows: Mapping[str, Any]) -> str:
-    head = ("work", "to reach", "", "CPU s", "wall s, least (median)", "peak GiB", "result", "times less")
+    head = ("work", "to reach", "", "CPU s", "wall s, least (median of how many)", "peak GiB", "result", "times less")
     lines = []
     for row in rows.values():
         result = f"{row['ours']['value']:.3g} {row['unit']}" if "value" in row["ours"] else ""
@@ -333,7 +333,8 @@ def _cost_cells(side: Mapping[str, Any]) -> tuple[str, str, str]:
     if "not measured" in side:
         return "not measured", "", ""
     cpu, least, median, peak = (side[name] for name in ("cpu_s", "wall_min_s", "wall_median_s", "peak_gib"))
-    return _short(cpu), f"{_short(least)} ({_short(median)})", f"{peak:.2f}"
+    of_several = f" ({_short(median)} of {side['repeats']})" if side["repeats"] > 1 else ""
+    return _short(cpu), f"{_short(least)}{of_several}", f"{peak:.2f}"
 
 
 def _short(seconds: float) -> str:
@@ -357,10 +358,14 @@ def _taken(rows: Mapping[str, Any]) -> str:
         return ""
     machines = [row["machine"] for row in measured]
     usual = max(machines, key=machines.count)
-    elsewhere = "".join(f" On {row['machine']}: {row['what']}." for row in measured if row["machine"] != usual)
+    others = [max(row[side].get("others_cores", 0.0) for side in ("ours", "peer")) for row in measured]
+    busiest = max(cores for cores, machine in zip(others, machines, strict=True) if machine == usual)
+    elsewhere = "".join(
+        f" On {row['machine']} ({cores:.1f}): {row['what']}."
+        for row, cores in zip(measured, others, strict=True)
+        if row["machine"] != usual
+    )
     dates = sorted({row["date"] for row in measured})
-    sides = [side for row in measured for side in (row["ours"], row["peer"])]
-    busiest = max(side.get("others_cores", 0.0) for side in sides)
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"Measured {when} on {usual}. Other processes used up to {busiest:.1f} cores meanwhile.{elsewhere}"
 

@@ -67,11 +67,11 @@ def dice(truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {row["class"].replace(" ", "_"): row["dice"] for row in score(truth, labels)}
 
 
-def update_table(rows: list[dict[str, Any]], path: Path, column: str) -> None:
-    """Write rows into a table in place of those that have the same values in `column`; all others stay."""
+def update_table(rows: list[dict[str, Any]], path: Path, *columns: str) -> None:
+    """Write rows into a table in place of those that have the same values in `columns`; all others stay."""
     kept = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    measured = {row[column] for row in rows}
-    write_table([row for row in kept if row[column] not in measured] + rows, path)
+    measured = {tuple(row[column] for column in columns) for row in rows}
+    write_table([row for row in kept if tuple(row[column] for column in columns) not in measured] + rows, path)
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:

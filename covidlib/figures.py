@@ -5,6 +5,7 @@ Axial slices are in radiological display: seen from the feet, the patient's righ
 in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red that all kinds of color vision tell from them.
 """
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WIDTH = 7.2  # inches, shown about 700 pixels wide in the book: 10 points are 13 pixels there
 COLORS = ("#6EC6F5", "#0F52BA", "#F0402C")  # of labels 1, 2, 3: told apart by every kind of color vision, and in grey
 ERRORS = {"missed infection": "#FFC20A", "false infection": "#8C1AFF", "other difference": "#4FA3A5"}  # three steps of grey
+OVERLAY_TITLE = 95  # characters of 9 points in the width of an overlay
 GREY, ORANGE, PALE = "#555555", "#D98200", "#E6EEF7"
 OVERLAID = [(label, CLASSES[label], color) for label, color in enumerate(COLORS, 1)]
 OVERLAY = np.array([(0, 0, 0, 0), *(colors.to_rgba(color, 0.5) for color in COLORS)])
@@ -316,9 +318,10 @@ def histogram(*cases: Case, window_hu: tuple[float, float] = (-1250, 250)) -> Fi
         hu = one.intensity == "hu"
         bins = np.arange(-1400, 1001, 20) if hu else np.arange(-8, 264, 4)
         place.axvspan(*(window_hu if hu else (0, 255)), color=PALE, label="window")
-        place.stairs(np.histogram(one.image, bins)[0], bins, color="#BBBBBB", fill=True, label="all voxels")
-        for label, name, color in OVERLAID:
-            place.stairs(np.histogram(one.image[one.labels == label], bins)[0], bins, color=color, label=name)
+        place.stairs(np.histogram(one.image, bins)[0], bins, color=GREY, linestyle=":", label="all voxels")
+        for (label, name, color), style in zip(OVERLAID, ("-", "--", "-"), strict=True):
+            counted = np.histogram(one.image[one.labels == label], bins)[0]
+            place.stairs(counted, bins, color=color, linewidth=1.6, linestyle=style, label=name)
         place.set(title=one.id, yscale="log", xlabel="HU" if hu else "grey", xlim=(bins[0], bins[-1]))
     np.ravel(axes)[0].set_ylabel("voxels")
     _legend(figure, place.get_legend_handles_labels()[0])
@@ -407,7 +410,8 @@ def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: 
     shown = replace(case, image=case.image[tuple(cut)])
     chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
     figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
-    figure.suptitle(title, fontsize=9, color="white", parse_math=False)
+    lines = [textwrap.fill(line, OVERLAY_TITLE) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=9, color="white", parse_math=False)
     return figure
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,6 +162,9 @@ def predict_scans(
             failed += [name] if problem else []
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
+        for name, now in _renamed(folder, made_of).items():
+            if now not in failed:
+                _forget(folder, name)  # or one scan would count twice
     return failed
 
 
@@ -210,18 +214,25 @@ def _weights(folder: Path) -> tuple[Profile, list[Path]]:
 def _stamp(path: Path) -> list[Any]:
     """What changes when a file, or a folder's files, do: path, size and time of change."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[str(p.absolute()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
+    return [[os.path.abspath(p), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
 
 
 def _made_of(folder: Path, scans: Mapping[str, Path], made_with: str) -> dict[str, dict[str, str]]:
     """What a scan's row says of its origin: `source`, which file it is, as a fingerprint, for paths may name patients; `key`, of
     the file's present content, settings and code. DataError if `folder` has the result of another file by a scan's name."""
-    sources = {name: fingerprint(str(path.absolute()))[:12] for name, path in scans.items()}
+    sources = {name: fingerprint(os.path.abspath(path))[:12] for name, path in scans.items()}
     known = {name: row.get("source") for name, row in _rows(folder / "quantification.csv").items()}
     if others := [name for name in scans if known.get(name) not in (None, sources[name])]:
         what = f"{', '.join(others)}: {folder} has the result of another file of that name"
         raise DataError(f"{what}; give all files in one call, or another folder for the results")
     return {name: {"source": sources[name], "key": fingerprint([made_with, _stamp(path)])[:12]} for name, path in scans.items()}
+
+
+def _renamed(folder: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Names that these files had in an earlier call, and have now: with two of one name, the folder above comes before it."""
+    names = {told["source"]: name for name, told in made_of.items()}
+    known = {name: names.get(row.get("source", ""), name) for name, row in _rows(folder / "quantification.csv").items()}
+    return {name: now for name, now in known.items() if now != name}
 
 
 def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:

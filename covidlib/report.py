@@ -81,21 +81,24 @@ def provenance(manifest: Mapping[str, Any]) -> str:
     """Data, profile, seed, machine and minutes of a run in one paragraph."""
     folds = manifest["folds"]
     minutes = ", ".join(f"fold {number}: {_took(fold)}" for number, fold in folds.items())
+    machines = dict.fromkeys(part["machine"] for fold in folds.values() for part in _parts(fold))
     planned = profile_from(manifest["profile"]).folds.number
     tested = "the folds run so far: " if len(folds) < planned else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
-        f"Machine: {manifest['machine']}. Training time, on machines that other work shared, {tested}{minutes}."
+        f"Evaluated on {manifest['machine']}. Trained on {'; '.join(machines)}, which other work shared, {tested}{minutes}."
     )
 
 
 def _took(fold: Mapping[str, Any]) -> str:
     """Minutes and epochs of a fold's training, and before them those of the one it began with, and so on."""
-    parts = [fold]
-    while "began_with" in parts[0]:
-        parts.insert(0, parts[0]["began_with"])
-    minutes, epochs = (" + ".join(f"{part[key]:.0f}" for part in parts) for key in ("minutes", "epochs"))
+    minutes, epochs = (" + ".join(f"{part[key]:.0f}" for part in _parts(fold)) for key in ("minutes", "epochs"))
     return f"{minutes} min ({epochs} epochs)"
+
+
+def _parts(fold: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is noted of a fold's training, after what is noted of the one it began with, and so on."""
+    return [*(_parts(fold["began_with"]) if "began_with" in fold else []), fold]
 
 
 def means_markdown(scores: "pd.DataFrame") -> str:
@@ -201,7 +204,7 @@ def recipes_markdown(runs: Sequence[Path]) -> str:
         return ""
     profiles = [profile_from(read_json(run / "run.json")["profile"]).as_dict() for run in runs]
     settings = [pd.json_normalize(profile).loc[0].to_dict() for profile in profiles]  # dotted keys
-    differing = [key for key in settings[0] if any(one[key] != settings[0][key] for one in settings)]
+    differing = [key for key in settings[0] if key != "name" and any(one[key] != settings[0][key] for one in settings)]
     means = [headline(read_scores(run / "scores.csv"))["value"] for run in runs]
     columns = [run.name.removeprefix("surrogate").strip("-_").replace("_", " ") or run.name for run in runs]  # words, to fit
     lines = [(f"`{key}`".replace(".", "` `"), *(one[key] for one in settings)) for key in differing]

@@ -1,5 +1,7 @@
 """Launch buttons; a notebook that the book shows once for each fold."""
 
+import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -35,3 +37,11 @@ def test_a_notebook_that_runs_for_each_fold_has_the_fold_in_its_title_and_in_its
     three = three.replace('course"', 'course-fold-3"').replace("course`", "course-fold-3`")
     assert book.told_by_fold(text, "04_training_fold_3") == three
     assert book.told_by_fold(text, "05_evaluation") == text
+
+
+def test_every_table_that_a_page_includes_is_made(tmp_path: Path) -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (book.ROOT / "book").glob("*.md"))
+    runpy.run_path(str(book.ROOT / "bench" / "measured.py"))["main"](tmp_path)
+    of_a_run = re.findall(r'^ +"(\w+\.md)": ', Path(book.__file__).read_text(encoding="utf-8"), re.MULTILINE)
+    made = {*of_a_run, *(path.name for path in tmp_path.glob("*.md"))}
+    assert set(re.findall(r"_generated/(\w+\.md)", pages)) == made

@@ -390,6 +390,15 @@ def test_overlay_shows_the_height_of_the_labels(case):
     assert len([axes for axes in F.overlay(case, np.zeros_like(labels), "").axes if axes.get_title()]) == 5  # none: all slices
 
 
+def test_all_of_a_long_title_is_in_the_overlay(case):
+    said = "WARNING: ambiguous: took series 2 of 3, the one with most slices, " * 4
+    figure = F.overlay(case, case.labels, f"{said}\nNot for clinical use.")
+    figure.canvas.draw()
+    place = figure._suptitle.get_window_extent()
+    assert place.x0 >= 0 and place.x1 <= figure.bbox.width and place.y1 <= figure.bbox.height
+    assert figure.get_suptitle().split() == f"{said} Not for clinical use.".split()
+
+
 def test_agreement_chart_draws_points_mean_and_limits():
     figure = F.agreement_chart([10, 20, 30], [11, 23, 32], "mL")
     scatter, bland_altman = figure.axes

@@ -91,8 +91,9 @@ def test_overfitting_reads_the_last_epoch_of_each_fold():
 
 def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
     profile = {"name": "surrogate"}
-    began = {"minutes": 99, "epochs": 7, "began_with": {"minutes": 60, "epochs": 5}}
-    folds = {"0": {"minutes": 25.2, "epochs": 2}, "1": {"minutes": 24, "epochs": 2, "began_with": began}}
+    began = {"minutes": 99, "epochs": 7, "machine": "a loom", "began_with": {"minutes": 60, "epochs": 5, "machine": "an abacus"}}
+    folds = {"0": {"minutes": 25.2, "epochs": 2, "machine": "a slide rule"}}
+    folds["1"] = {"minutes": 24, "epochs": 2, "machine": "a loom", "began_with": began}
     manifest = {"data": "8-bit surrogate", "profile": profile, "seed": 7, "machine": "an abacus", "folds": folds}
     write_json(tmp_path / "stored" / "manifest.json", manifest)
     scores.to_csv(tmp_path / "stored" / "scores.csv", index=False)
@@ -102,7 +103,8 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
             tmp_path / f"stored/history_fold_{fold}.csv", index=False
         )
     text = stored_results(tmp_path / "stored", tmp_path)
-    assert "seed 7" in text and "an abacus" in text
+    assert "seed 7" in text
+    assert "Evaluated on an abacus. Trained on a slide rule; an abacus; a loom, which other work shared" in text
     assert "fold 0: 25 min (2 epochs), fold 1: 60 + 99 + 24 min (5 + 7 + 2 epochs)" in text
     assert "surrogate_cases.svg" in text and "surrogate_figure6.png" not in text  # that one was not stored
     assert "{numref}`surrogate-cases` shows" in text and ":name: surrogate-cases" in text
@@ -115,12 +117,13 @@ def test_nothing_stored_is_said(tmp_path):
 
 def test_two_stored_runs_are_told_by_what_differs(scores, tmp_path):
     for name, norm, shift in (("one", "batch", 0.0), ("other", "instance", 0.0625)):
-        write_json(tmp_path / name / "run.json", {"profile": {"seed": 0, "network": {"norm": norm, "filters": [4, 8]}}})
+        profile = {"name": name, "seed": 0, "network": {"norm": norm, "filters": [4, 8]}}
+        write_json(tmp_path / name / "run.json", {"profile": profile})
         changed = scores.assign(dice=scores["dice"] + shift)
         changed.to_csv(tmp_path / name / "scores.csv", index=False)
     text = recipes_markdown([tmp_path / "one", tmp_path / "other"])
     assert cells(text, "`network` `norm`") == ["`network` `norm`", "batch", "instance"]
-    assert "seed" not in text and "filters" not in text
+    assert "seed" not in text and "filters" not in text and "`name`" not in text
     _, before, after = cells(text, "infection Dice, all slices")
     assert float(after) - float(before) == pytest.approx(0.0625, abs=1e-3)
     assert recipes_markdown([tmp_path / "one", tmp_path / "none"]) == ""
