@@ -311,7 +311,7 @@ def _read_yaml(path: Path) -> Any:
 
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if repeated := {key for key in keys if keys.count(key) > 1}:
                 said = f"{', '.join(sorted(repeated))} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
