@@ -83,6 +83,7 @@ if FIRST:  # two rules, for the coarser networks need less memory: more of them 
     rule beginning:
         input: rules.prepare.output, PROFILE, modules(*TRAINING)
         output: touch(str(RUN / "beginning" / "fold_{fold}.done"))
+        priority: 1  # the longer jobs first, or at the end a core has nothing to do
         threads: training_threads(load_profile(FIRST), workflow.cores)
         shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} begin {CHOSEN} --fold {{wildcards.fold}}"
 

@@ -361,7 +361,7 @@ def _taken(rows: Mapping[str, Any]) -> str:
     others = [max(row[side].get("others_cores", 0.0) for side in ("ours", "peer")) for row in measured]
     busiest = max(cores for cores, machine in zip(others, machines, strict=True) if machine == usual)
     elsewhere = "".join(
-        f" On {row['machine']} ({cores:.1f}): {row['what']}."
+        f" On {row['machine']}, beside others on up to {cores:.1f} cores: {row['what']}."
         for row, cores in zip(measured, others, strict=True)
         if row["machine"] != usual
     )

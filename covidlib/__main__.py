@@ -227,7 +227,8 @@ def _score(given: argparse.Namespace) -> int:
 
     scores, problems = score_folders(Path(given.truth), Path(given.prediction), Path(given.out))
     sys.stdout.writelines(f"problem: {problem}\n" for problem in problems)
-    sys.stdout.write(f"{given.out}: {scores['case'].nunique()} cases scored, {len(problems)} problems\n")
+    where = "nothing written" if scores.empty else given.out
+    sys.stdout.write(f"{where}: {scores['case'].nunique()} cases scored, {len(problems)} problems\n")
     return 1 if problems else 0
 
 

@@ -117,8 +117,8 @@ def predict_scans(
     """Predict many scans, one after the other, into a folder.
 
     Writes <name>_labels.nii.gz, <name>_overlay.png, on request <name>_probabilities.nii.gz, and a row of quantification.csv;
-    errors go to errors.csv. A scan whose file, weights and settings are those of its row is left as it is. What it
-    was called in an earlier call, where that was another name, goes.
+    errors go to errors.csv. A scan whose file, weights and settings are those of its row is left as it is. Its
+    result by another name, of an earlier call, goes.
 
     Returns:
         names of the scans that failed.

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SLAB = 16  # slices at a time
-NO_ARCHIVE = (OSError, EOFError, KeyError, ValueError, BadZipFile)  # what NumPy says of a file that is none of its own
+NO_ARCHIVE = (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, zlib.error)  # of a file that is not whole
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ def provenance(manifest: Mapping[str, Any]) -> str:
     tested = "the folds run so far: " if len(folds) < planned else ""
     return (
         f"Data: {manifest['data']}. Profile: `{manifest['profile']['name']}`, seed {manifest['seed']}. "
-        f"Evaluated on {manifest['machine']}. Trained on {'; '.join(machines)} (which other work shared): "
-        f"{tested}{minutes}."
+        f"Evaluated on {manifest['machine']}. The trainings ended on {'; '.join(machines)}; minutes, on machines that other work "
+        f"shared: {tested}{minutes}."
     )
 
 

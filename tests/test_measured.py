@@ -39,7 +39,12 @@ def test_the_page_s_table_and_picture_come_from_the_file(tmp_path):
     assert "| a piece | 2 times less | ours | 2 | 1 | 0.50 |  | 4.0 (CPU) |" in page
     assert "|  |  | original | 8 | 6 | 1.25 |  |  |" in page
     assert "- a piece, ours: no GPU" in page
-    assert machine() in page
+    assert machine() in page and "Other processes used up to 0.2 cores meanwhile." in page  # 0.25
+    kept = read_json(file)
+    kept["rows"]["batch"] |= {"machine": "an abacus"}
+    kept["rows"]["batch"]["peer"]["others_cores"] = 1.5
+    write_json(file, kept)
+    assert "meanwhile. On an abacus, beside others on up to 1.5 cores: a piece." in costs_markdown(file, tmp_path)
     assert (tmp_path / "growth.svg").is_file()
     assert growth(read_json(file)["rows"]) == {"size": [(0.5, 3, 2), (1, 5, 2)], "scans": []}
 

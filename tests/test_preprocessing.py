@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from covidlib import preprocessing
 from covidlib.dataset import IMAGES, MASKS, load_case, make_case
+from covidlib.errors import DataError
 from covidlib.preprocessing import (
     Prepared,
     box_of,
     labels_on_grid,
+    pack_prepared,
     prepare,
     prepare_cached,
+    read_prepared,
     resample,
     resample_labels,
     tissue_levels,
@@ -266,6 +269,25 @@ def test_whatever_made_it_is_in_the_key(tmp_path, write_case, made, change):
     kept = prepare_cached(tmp_path, CASE, settings, intensity, tmp_path / "cache")
     assert made == [CASE, CASE]
     np.testing.assert_array_equal(kept.image, prepare(load_case(tmp_path, CASE, intensity), settings).image)
+
+
+def test_whatever_byte_of_a_packed_volume_is_wrong_it_is_sound_or_refused(tmp_path, write_case):
+    """Sound is one that reads the same: the archive has checksums."""
+    write_case(tmp_path)
+    prepare_cached(tmp_path, CASE, FIXED, None, tmp_path / "cache")
+    pack_prepared(tmp_path / "cache" / f"{CASE}.npz", tmp_path / "packed.npz")
+    whole, refused, sound = (tmp_path / "packed.npz").read_bytes(), 0, read_prepared(tmp_path / "packed.npz")
+    for place in range(len(whole)):
+        (tmp_path / "packed.npz").write_bytes(whole[:place] + bytes([255 - whole[place]]) + whole[place + 1 :])
+        try:
+            read = read_prepared(tmp_path / "packed.npz")
+        except DataError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(read.image, sound.image)
+        np.testing.assert_array_equal(read.labels, sound.labels)
+        assert read.spacing_mm == sound.spacing_mm
+    assert refused > len(whole) / 3
 
 
 @pytest.mark.parametrize("left", [b"", b"PK", 0.5, 0.99])

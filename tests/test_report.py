@@ -104,7 +104,7 @@ def test_a_stored_run_makes_tables_and_pictures(scores, tmp_path):
         )
     text = stored_results(tmp_path / "stored", tmp_path)
     assert "seed 7" in text
-    assert "Evaluated on an abacus. Trained on a slide rule; an abacus; a loom (which other work shared): " in text
+    assert "Evaluated on an abacus. The trainings ended on a slide rule; an abacus; a loom; minutes" in text
     assert "fold 0: 25 min (2 epochs), fold 1: 60 + 99 + 24 min (5 + 7 + 2 epochs)" in text
     assert "surrogate_cases.svg" in text and "surrogate_figure6.png" not in text  # that one was not stored
     assert "{numref}`surrogate-cases` shows" in text and ":name: surrogate-cases" in text
