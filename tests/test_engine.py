@@ -15,13 +15,14 @@ import pytest
 from variants import SPACING, chest
 
 from covidlib import engine, inference
+from covidlib.dataset import make_case
 from covidlib.engine import Engine, computed_in, has_bfloat16
 from covidlib.errors import DataError
 from covidlib.files import read_json
 from covidlib.inference import load_model, predict_volume
 from covidlib.network import build_network
 from covidlib.predict import SHIPPED
-from covidlib.preprocessing import Prepared
+from covidlib.preprocessing import Prepared, prepare
 from covidlib.profile import Inference, Network, Profile, profile_from
 from covidlib.runs import ROOT
 
@@ -85,14 +86,21 @@ def test_as_many_windows_at_once_as_cores_and_memory_hold(memory_gb, expected, m
 
 
 def test_the_shipped_networks_mark_what_keras_marks():
-    """In the arithmetic of the profile and this processor; bfloat16 is rounded at other places, so a few voxels may differ."""
-    settings, file = profile_from(read_json(SHIPPED / "run.json")["profile"]).network, SHIPPED / "fold_0" / "model.weights.h5"
-    image = image_of(*np.multiply(settings.smallest_step, 2)).clip(-1, 2)
-    found, expected = Engine(settings, file)(image), np.asarray(inference._keras_model(settings, file)(image, training=False))
-    assert found.dtype == expected.dtype == np.float32 and found.shape == (*image.shape[:4], 4)
-    np.testing.assert_allclose(found.sum(-1), 1, atol=0.01)
-    assert len(np.unique(expected.argmax(-1))) > 1
-    assert (found.argmax(-1) != expected.argmax(-1)).mean() < 0.01
+    """In 32 bits the same, even of noise, but for a tie or two. In the arithmetic of the profile and this processor, bfloat16
+    perhaps, they round at other places: one voxel in a thousand of a chest may differ."""
+    profile, file = profile_from(read_json(SHIPPED / "run.json")["profile"]), SHIPPED / "fold_0" / "model.weights.h5"
+    affine, hu = np.diag([2.0, 2, 2, 1]), chest((160, 128, 24))
+    drawn = prepare(make_case("chest", hu, affine, nib.Nifti1Image(hu, affine).header, "hu"), profile.preprocessing).image
+    whole = tuple(slice(n // step * step) for n, step in zip(drawn.shape, profile.network.smallest_step, strict=True))
+    noise = image_of(*np.multiply(profile.network.smallest_step, 2)).clip(-1, 2)
+    tried = ("float32", noise, 0.0001), (profile.network.precision, drawn[whole][None, ..., None], 0.001)
+    for precision, image, may_differ in tried:
+        settings = dataclasses.replace(profile.network, precision=precision)
+        found, expected = Engine(settings, file)(image), np.asarray(inference._keras_model(settings, file)(image, training=False))
+        assert found.dtype == expected.dtype == np.float32 and found.shape == (*image.shape[:4], 4)
+        np.testing.assert_allclose(found.sum(-1), 1, atol=0.01)
+        assert (np.bincount(expected.argmax(-1).ravel(), minlength=4) > 1000).all()
+        assert (found.argmax(-1) != expected.argmax(-1)).mean() <= may_differ
 
 
 def test_keras_computes_where_it_has_a_graphics_card(stored, monkeypatch):

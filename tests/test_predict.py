@@ -296,17 +296,17 @@ def test_a_scan_that_fails_half_way_leaves_nothing(scans, weights, tmp_path, mon
 
 def test_a_scan_that_goes_by_another_name_now_counts_once(scans, weights, tmp_path):
     """With a second scan of its name, the folder above is part of both names."""
-    out, twin = tmp_path / "out", tmp_path / "twin" / "a.nii.gz"
-    predict_scans(scans[:1], out, weights)
+    out, scan, twin = tmp_path / "out", tmp_path / "in" / "a.nii.gz", tmp_path / "twin" / "a.nii.gz"
+    predict_scans([scan], out, weights)
     twin.parent.mkdir()
-    shutil.copy(scans[0], twin)
-    assert predict_scans([scans[0], twin], out, weights) == []
+    shutil.copy(scan, twin)
+    assert predict_scans([scan, twin], out, weights) == []
     assert [row["scan"] for row in table(out / "quantification.csv")] == ["in_a", "twin_a"]
     assert not list(out.glob("a_*"))
 
 
 def test_a_path_through_other_folders_is_the_same_file(scans, weights, tmp_path, monkeypatch):
-    predict_scans(scans[:1], tmp_path / "out", weights)
+    predict_scans([tmp_path / "in" / "a.nii.gz"], tmp_path / "out", weights)
     before = (tmp_path / "out" / "quantification.csv").read_bytes()
     (tmp_path / "beside").mkdir()
     monkeypatch.chdir(tmp_path / "beside")
