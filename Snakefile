@@ -35,13 +35,11 @@ def modules(*names):
     return [str(ROOT / "covidlib" / f"{name}.py") for name in (*names, "profile", "runs", "files", "workflow")]
 
 
-VIEWER = modules("viewer") + [str(ROOT / "covidlib" / f"viewer.{ending}") for ending in ("js", "css")]  # baked into the notebooks
-
-
 def notebook(name):
     return str(ROOT / "notebooks" / f"{name}.ipynb")
 
 
+VIEWER = modules("viewer") + [str(ROOT / "covidlib" / f"viewer.{ending}") for ending in ("js", "css")]  # baked into the notebooks
 DATA = ["dataset", "phantom", "preprocessing"]
 TRAINING = [*DATA, "patches", "augmentation", "batches", "network", "engine", "losses", "training", "inference", "postprocessing"]
 

@@ -10,7 +10,7 @@ Trained for the profile's first cycle: results/surrogate_one_cycle holds folds o
 
 from dataclasses import replace
 
-from unseen import command_line, scored_fold, update_table
+from unseen import command_line, first_cycles, scored_fold, update_table
 
 from covidlib.dataset import ONE_PATIENT, Fold
 from covidlib.runs import ROOT, Run, machine, open_run
@@ -18,7 +18,6 @@ from covidlib.training import train_fold
 
 TABLE = ROOT / "results" / "folds.csv"
 TRIED = {"inverted": 0, "apart": 2}  # and the fold that is trained
-ONE_CYCLE = {"training.epochs": 26, "training.cycle_epochs": [26]}
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
 def opened(profile: str, data: str, name: str) -> Run:
     """The run whose fold `TRIED[name]` is the one to train."""
     scheme = "inverted" if name == "inverted" else "ma"
-    run = open_run(profile, data, ROOT / "runs" / "folds" / name, {"folds.scheme": scheme, **ONE_CYCLE})
+    run = open_run(profile, data, ROOT / "runs" / "folds" / name, {"folds.scheme": scheme, **first_cycles(profile, 1)})
     if name == "inverted":
         return run
     return replace(run, folds=tuple(without_known_patients(fold) for fold in run.folds))

@@ -14,7 +14,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from unseen import command_line, scored_fold, steps, train_variant, update_table
+from unseen import command_line, first_cycles, scored_fold, steps, train_variant, update_table
 
 from covidlib.files import read_json
 from covidlib.network import build_network
@@ -35,7 +35,7 @@ def main() -> None:
 
 def not_copied(given: argparse.Namespace, number: int, table: Path) -> None:
     """A row per test case: Dice of each class, and how the network was made."""
-    changes = {"augmentation.copied_probability": 0.0, **_cut(given.profile, 1)}
+    changes = {"augmentation.copied_probability": 0.0, **first_cycles(given.profile, 1)}
     run = train_variant(given, "not_copied", changes, [number])
     update_table(scored_fold(run, number, _made(run, number)), table, "fold")
 
@@ -48,7 +48,7 @@ def cycles(given: argparse.Namespace, number: int, table: Path) -> None:
         mean = kept / f"mean_{done}.weights.h5"
         if mean.is_file():
             continue  # measured in an earlier call; the fold has gone on since, and would begin anew
-        run = train_variant(given, "cycles", _cut(given.profile, done), [number])
+        run = train_variant(given, "cycles", first_cycles(given.profile, done), [number])
         trained, told = run.fold_folder(number) / "model.weights.h5", {"cycles": done, **_made(run, number)}
         rows = scored_fold(run, number, {"weights": "mean", **told})
         if done > 1:
@@ -68,12 +68,6 @@ def write_last(network: Network, mean: Path, before: Path, done: int, to: Path) 
         parts.append(model.get_weights())
     model.set_weights([done * now - (done - 1) * then for now, then in zip(*parts, strict=True)])
     model.save_weights(to)
-
-
-def _cut(profile: str, cycles: int) -> dict[str, object]:
-    """What ends the profile's training after so many cycles."""
-    lengths = load_profile(profile).training.cycle_epochs[:cycles]
-    return {"training.epochs": sum(lengths), "training.cycle_epochs": list(lengths)}
 
 
 def _made(run: Run, number: int) -> dict[str, object]:

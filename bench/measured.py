@@ -358,16 +358,20 @@ def _taken(rows: Mapping[str, Any]) -> str:
         return ""
     machines = [row["machine"] for row in measured]
     usual = max(machines, key=machines.count)
-    others = [max(row[side].get("others_cores", 0.0) for side in ("ours", "peer")) for row in measured]
-    busiest = max(cores for cores, machine in zip(others, machines, strict=True) if machine == usual)
+    busiest = max(_others(row) for row in measured if row["machine"] == usual)
     elsewhere = "".join(
-        f" On {row['machine']}, beside others on up to {cores:.1f} cores: {row['what']}."
-        for row, cores in zip(measured, others, strict=True)
+        f" On {row['machine']}, beside others on up to {_others(row):.1f} cores: {row['what']}."
+        for row in measured
         if row["machine"] != usual
     )
     dates = sorted({row["date"] for row in measured})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"Measured {when} on {usual}. Other processes used up to {busiest:.1f} cores meanwhile.{elsewhere}"
+
+
+def _others(row: Mapping[str, Any]) -> float:
+    """Cores that other processes used at most while a row was measured."""
+    return max(row[side].get("others_cores", 0.0) for side in ("ours", "peer"))
 
 
 def _notes(rows: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from covidlib.files import read_json, whole_file
 from covidlib.inference import load_model, predict_fold
 from covidlib.metrics import score
 from covidlib.preprocessing import Prepared
+from covidlib.profile import load_profile
 from covidlib.runs import ROOT, Run, open_run
 
 
@@ -38,6 +39,12 @@ def train_variant(given: argparse.Namespace, name: str, changes: dict[str, Any],
     for number in folds:
         train_fold(run, number)
     return run
+
+
+def first_cycles(profile: str, count: int) -> dict[str, Any]:
+    """What ends a profile's training after so many of its cycles."""
+    lengths = load_profile(profile).training.cycle_epochs[:count]
+    return {"training.epochs": sum(lengths), "training.cycle_epochs": list(lengths)}
 
 
 def steps(run: Run, number: int) -> int:

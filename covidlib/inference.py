@@ -88,7 +88,7 @@ def predict_fold(run: Run, number: int) -> dict[str, Path]:
     """
     from tqdm import tqdm
 
-    folder, fold = run.fold_folder(number), run.folds[number]
+    folder, fold = run.fold_folder(number), run.fold(number)
     weights = folder / "model.weights.h5"
     if not weights.is_file():
         raise DataError(f"fold {number}: not trained; run notebook 04_training with fold = {number}")

@@ -103,7 +103,7 @@ def confusion_fold(run: Run, number: int) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for case in run.folds[number].test:
+    for case in run.fold(number).test:
         counted = confusion(run.case(case).labels, run.predicted_labels(number, case))
         for name, row in zip(CLASSES, counted.tolist(), strict=True):
             rows.append({"fold": number, "case": case, "truth": name, **dict(zip(CLASSES, row, strict=True))})
@@ -117,7 +117,7 @@ def score_fold(run: Run, number: int) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    folder, cases = run.fold_folder(number), run.folds[number].test
+    folder, cases = run.fold_folder(number), run.fold(number).test
     files = [(run.prediction(number, case), _path(run.scans(case) / MASKS, case)) for case in cases]
     key = fingerprint([checksum(path) for pair in files for path in pair if path.is_file()], "metrics", "dataset")
     kept = folder / "scores.csv"

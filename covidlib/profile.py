@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,45 +203,43 @@ class Profile:
 
     def __post_init__(self) -> None:
         """Raises DataError for settings that do not go together."""
-        step = self.network.smallest_step
-        for key, shape in (
-            ("patches.shape", self.patches.shape_vox),
-            ("inference.window_shape", self.inference.window_shape_vox),
-        ):
-            if any(n % m for n, m in zip(shape, step, strict=True)):
-                near = [max(m, round(n / m) * m) for n, m in zip(shape, step, strict=True)]
-                raise DataError(
-                    f"profile {self.name}: {key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
-                )
-        for key in ("contrast", "gamma", "scaling"):
-            low, high = getattr(self.augmentation, key)
-            if high < 1:  # batchgenerators draws half of the factors from 1 up to the larger number
-                raise DataError(f"profile {self.name}: augmentation.{key} is {[low, high]}; allowed: up to 1 or more")
-        training, cycles = self.training, self.training.cycle_epochs
-        simple = training.schedule != "plateau" and training.weights != "best" and not training.average_momentum
-        for wrong, said in (
-            (
-                training.learning_rate_floor > training.learning_rate,
-                f"learning_rate_floor is {training.learning_rate_floor:g}; allowed: at most training.learning_rate "
-                f"({training.learning_rate:g})",
-            ),
-            (
-                cycles and not (simple and sum(cycles) == training.epochs),
-                f"cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to training.epochs ({training.epochs}), "
-                "with schedule cosine or polynomial, weights last or mean, and average_momentum 0",
-            ),
-            (
-                training.weights == "mean" and not (cycles and self.network.norm == "instance"),
-                "weights is mean; allowed: with training.cycle_epochs, and network.norm instance (a mean of networks has not the "
-                "running means of any)",
-            ),
-        ):
-            if wrong:
-                raise DataError(f"profile {self.name}: training.{said}")
+        if wrong := next(_contradictions(self), ""):
+            raise DataError(f"profile {self.name}: {wrong}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as JSON and YAML can hold them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def _contradictions(profile: Profile) -> Iterator[str]:
+    """What in a profile does not go together, and what is allowed."""
+    step = profile.network.smallest_step
+    for key, shape in (
+        ("patches.shape", profile.patches.shape_vox),
+        ("inference.window_shape", profile.inference.window_shape_vox),
+    ):
+        if any(n % m for n, m in zip(shape, step, strict=True)):
+            near = [max(m, round(n / m) * m) for n, m in zip(shape, step, strict=True)]
+            yield f"{key}_vox is {list(shape)}; allowed: multiples of {list(step)}, e.g. {near}"
+    for key in ("contrast", "gamma", "scaling"):
+        low, high = getattr(profile.augmentation, key)
+        if high < 1:  # batchgenerators draws half of the factors from 1 up to the larger number
+            yield f"augmentation.{key} is {[low, high]}; allowed: up to 1 or more"
+    training, cycles = profile.training, profile.training.cycle_epochs
+    rate, floor = training.learning_rate, training.learning_rate_floor
+    if floor > rate:
+        yield f"training.learning_rate_floor is {floor:g}; allowed: at most training.learning_rate ({rate:g})"
+    simple = training.schedule != "plateau" and training.weights != "best" and not training.average_momentum
+    if cycles and not (simple and sum(cycles) == training.epochs):
+        yield (
+            f"training.cycle_epochs is {list(cycles)}; allowed: [], or numbers that add up to training.epochs ({training.epochs})"
+            ", with schedule cosine or polynomial, weights last or mean, and average_momentum 0"
+        )
+    if training.weights == "mean" and not (cycles and profile.network.norm == "instance"):
+        yield (
+            "training.weights is mean; allowed: with training.cycle_epochs, and network.norm instance "
+            "(a mean of networks has not the running means of any)"
+        )
 
 
 def load_profile(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -311,6 +309,7 @@ def _read_yaml(path: Path) -> Any:
 
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            """A section, in which each key stands once."""
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if repeated := {key for key in keys if keys.count(key) > 1}:
                 said = f"{', '.join(sorted(repeated))} stands twice"

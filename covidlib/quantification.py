@@ -72,7 +72,7 @@ def quantify_fold(run: Run, number: int) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for name in run.folds[number].test:
+    for name in run.fold(number).test:
         case = run.case(name)
         for source, labels in (("truth", case.labels), ("prediction", run.predicted_labels(number, name))):
             measured = quantify(labels, case.spacing_mm, case.image, case.intensity)

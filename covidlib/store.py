@@ -38,21 +38,22 @@ def store_results(run: Run, folder: Path) -> Path:
     if kept["profile"] != run.profile.as_dict() or list(kept["folds"]) != list(map(str, folds)):
         raise DataError(f"{run.folder}: not evaluated with these settings on all its folds; run 'python -m covidlib run' again")
     histories = {f"history_fold_{fold}.csv": _history(run, fold) for fold in folds}
-    for old in set(Path(folder).glob("history_fold_*.csv")) - {Path(folder) / name for name in histories}:
+    folder = Path(folder)
+    for old in set(folder.glob("history_fold_*.csv")) - {folder / name for name in histories}:
         old.unlink()
     for name in copied:
-        with whole_file(Path(folder) / name) as temporary:
+        with whole_file(folder / name) as temporary:
             shutil.copyfile(run.folder / name, temporary)
     for name, history in histories.items():
-        with whole_file(Path(folder) / name) as temporary:
+        with whole_file(folder / name) as temporary:
             history.to_csv(temporary, index=False, float_format="%.6g")
     for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
-        with whole_file(Path(folder) / f"{name}.csv") as temporary:
+        with whole_file(folder / f"{name}.csv") as temporary:
             pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")
     for name, figure in pictures(run).items():
-        with whole_file(Path(folder) / f"{name}.png") as temporary:
+        with whole_file(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
-    return Path(folder)
+    return folder
 
 
 def _history(run: Run, fold: int) -> "pd.DataFrame":

@@ -84,6 +84,7 @@ async function render({ model, el }) {
 
   const slices = (number) => shape[PLANES[number].along];
   const current = () => clamp(get("index"), 0, slices(plane) - 1);
+  const place = () => `slice ${current() + 1} of ${slices(plane)}`;
   const step = (n) => put({ index: clamp(current() + n, 0, slices(plane) - 1) });
   const intensity = (grey) => low + (grey / 255) * (high - low);
   const round = (value) => value.toFixed(high - low < 100 ? 2 : 0);
@@ -139,7 +140,7 @@ async function render({ model, el }) {
     frame.style.width = `${(100 * wide) / longest}%`;
     frame.style.height = `${(100 * tall) / longest}%`;
     edges.forEach((edge, i) => { edge.textContent = letters[i]; });
-    where.textContent = `${name} slice ${k + 1} of ${slices(plane)} · window ${round(from)} to ${round(to)} ${get("unit")}`;
+    where.textContent = `${name} ${place()} · window ${round(from)} to ${round(to)} ${get("unit")}`;
     tell(name, along, k);
     drawBar(along, k);
     explain();
@@ -148,7 +149,7 @@ async function render({ model, el }) {
   }
 
   const sayControls = () => requestAnimationFrame(() => { // when the buttons have changed, too
-    nameControls(el.closest(".covidlib-viewer"), `slice ${current() + 1} of ${slices(plane)}`);
+    nameControls(el.closest(".covidlib-viewer"), place());
   });
 
   function tell(name, along, k) {
@@ -158,7 +159,7 @@ async function render({ model, el }) {
     canvas.setAttribute("aria-valuenow", k + 1);
     canvas.setAttribute("aria-valuemin", 1);
     canvas.setAttribute("aria-valuemax", slices(plane));
-    canvas.setAttribute("aria-valuetext", `slice ${k + 1} of ${slices(plane)}${counted}`);
+    canvas.setAttribute("aria-valuetext", `${place()}${counted}`);
   }
 
   // Above the slider: infected voxels of each slice, and a mark at the current one.

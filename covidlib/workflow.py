@@ -188,7 +188,7 @@ def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:
 
     It inherits the lock, for it may outlive this process.
     """
-    started, failure = time.monotonic(), f"the run stopped; the reason is at the end of {_short(log_file)}"
+    started, failure = time.monotonic(), ""
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "pass_fds": [lock.fileno()]}
     with open(log_file, "w", encoding="utf-8") as file, subprocess.Popen(command, **options) as process:
         for line in process.stdout or ():
@@ -196,11 +196,11 @@ def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:
             said = line.removeprefix(MARK).strip()
             if line.startswith("error: "):  # as `main` ends a job
                 said = f"failed: {line.removeprefix('error: ').strip()}"
-                failure = failure if failure.startswith("failed") else said
+                failure = failure or said
             if line.startswith((MARK, "error: ")):
                 sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {said}\n")
     if process.returncode:
-        raise DataError(failure)
+        raise DataError(failure or f"the run stopped; the reason is at the end of {_short(log_file)}")
 
 
 def _tidy(path: Path) -> None:
