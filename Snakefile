@@ -1,6 +1,7 @@
 # Which notebook makes what from what: the only place that knows the order.
 #   python -m covidlib run --profile demo          the usual way in
 #   snakemake --cores 2 --config profile=demo      the same, by hand
+import os
 import sys
 from shlex import quote
 from covidlib.dataset import IMAGES, MASKS
@@ -23,6 +24,9 @@ FOLDS = [int(fold) for fold in str("" if config.get("folds") is None else config
 FIRST = settings.training.begin_with
 PROFILE = list(map(str, lineage(name)))
 SCANS = sorted(str(path) for sub in (IMAGES, MASKS) for path in (Path(data) / sub).glob("*.nii*")) if data else []
+# a file may come in place of another and be older than it: copied with its date, unpacked, moved
+STAMPS = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in SCANS + PROFILE]
+THREADS = {"cores": workflow.cores, "cases": len(SCANS) // 2 or 20}
 GIVEN = {"--profile": name, "--data": data, "--out": out}
 CHOSEN = " ".join(f"{option} {word(value)}" for option, value in GIVEN.items() if value)
 ONLY = "" if FOLDS == ALL else "--folds " + ",".join(map(str, FOLDS))
@@ -55,6 +59,7 @@ rule all:
 rule prepare:
     input: PROFILE, SCANS, modules(*DATA)
     output: touch(str(RUN / "prepared.done"))
+    params: stamps=STAMPS
     shell: f"{COVIDLIB} prepare {CHOSEN}"
 
 
@@ -82,7 +87,7 @@ if FIRST:  # two rules, for the coarser networks need less memory: more of them 
         input: rules.prepare.output, PROFILE, modules(*TRAINING)
         output: touch(str(RUN / "beginning" / "fold_{fold}.done"))
         priority: 1  # the longer jobs first, or at the end a core has nothing to do
-        threads: training_threads(load_profile(FIRST), workflow.cores)
+        threads: training_threads(load_profile(FIRST), **THREADS)
         shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} begin {CHOSEN} --fold {{wildcards.fold}}"
 
 
@@ -91,7 +96,7 @@ rule training:
         rules.prepare.output, PROFILE, notebook("04_training"), modules(*TRAINING, "metrics", "figures"),
         [str(RUN / "beginning" / "fold_{fold}.done")] if FIRST else [],
     output: str(RUN / "notebooks" / "04_training_fold_{fold}.ipynb")
-    threads: training_threads(settings, workflow.cores)
+    threads: training_threads(settings, **THREADS)
     shell: f"{KEPT} TF_NUM_INTRAOP_THREADS={{threads}} {COVIDLIB} notebook 04_training {CHOSEN} --fold {{wildcards.fold}}"
 
 
@@ -132,6 +137,6 @@ rule book:
         [str(path) for path in sorted((ROOT / "book").rglob("*")) if path.is_file()],
         [str(path) for path in sorted((ROOT / "results").rglob("*")) if path.is_file()],
         [str(path) for path in (ROOT / "bench").glob("results.json")], str(ROOT / "bench" / "measured.py"),
-        str(ROOT / "_config.yml"), str(ROOT / "_toc.yml"), modules("book", "report"),
+        [str(ROOT / name) for name in ("_config.yml", "_toc.yml", "profiles/paper.yaml")], modules("book", "report"),
     output: str(ROOT / "_build" / "html" / "index.html")
     shell: f"{COVIDLIB} book {CHOSEN}"

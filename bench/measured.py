@@ -7,16 +7,16 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from covidlib import figures
 from covidlib.book import RESULTS
 from covidlib.dataset import CLASSES
 from covidlib.files import read_json
 from covidlib.metrics import NEARLY_EMPTY, read_scores
 from covidlib.report import markdown_table, picture, three
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GROWTH = (  # what to look for, caption
     "How does it grow? A straight line in {} is proportional; memory that stays flat does not depend on the number of scans.",
@@ -57,8 +57,6 @@ def main(folder: Path) -> None:
 
 def options_markdown(file: Path) -> str:
     """What one change at a time did, a table for each arithmetic, from the file that bench/options.py writes."""
-    import pandas as pd
-
     if not file.is_file():
         return "No option has been measured yet.\n"
     rows = pd.read_csv(file, keep_default_na=False)
@@ -97,8 +95,6 @@ def viewer_markdown(file: Path) -> str:
 
 def decisions_markdown(file: Path, setting: str) -> str:
     """Infection Dice by the value of a setting of `inference`, from the file that bench/decisions.py writes."""
-    import pandas as pd
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -118,8 +114,6 @@ def folds_markdown(file: Path, scores: Path, name: str) -> str:
 
     name: "inverted" (4 scans to learn from, means over the cases) or "apart" (without a test patient's other scan, every case).
     """
-    import pandas as pd
-
     kept = pd.read_csv(file) if file.is_file() else pd.DataFrame({"folds": []})
     rows = kept[kept["folds"] == name]
     if rows.empty:
@@ -143,8 +137,6 @@ def not_copied_markdown(before: Path, without: Path, cycles: Path) -> str:
 
     From a stored run's scores.csv and the files of bench/last_part.py; of the cases of `without`, but for the nearly empty one.
     """
-    import pandas as pd
-
     if not without.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(without)
@@ -173,24 +165,20 @@ def cycles_markdown(file: Path) -> str:
     return f"{markdown_table(head, lines)}\n{said}{'; '.join(mean['machine'].unique())}.\n"
 
 
-def _cycle_dice(file: Path, weights: str) -> "pd.DataFrame":
+def _cycle_dice(file: Path, weights: str) -> pd.DataFrame:
     """Rows of one kind of weights by cycle and case, without the nearly empty one."""
-    import pandas as pd
-
     rows = pd.read_csv(file)
     rows = rows[(rows["weights"] == weights) & (rows["case"] != NEARLY_EMPTY)]
     return rows.set_index(["cycles", "case"]).sort_index()
 
 
-def _stored_dice(scores: Path) -> "pd.DataFrame":
+def _stored_dice(scores: Path) -> pd.DataFrame:
     """A row per case, a column per class, from a run's scores.csv."""
     return read_scores(scores).pivot(index="case", columns="class", values="dice")
 
 
 def windows_markdown(file: Path) -> str:
     """Volume against windows on the same networks and cases, from the file that bench/windows.py writes: a table a network."""
-    import pandas as pd
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -213,8 +201,6 @@ def windows_markdown(file: Path) -> str:
 
 def levels_markdown(file: Path) -> str:
     """What becomes of doubt and Dice when a scan's grey is moved, from the file that bench/levels.py writes."""
-    import pandas as pd
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -234,10 +220,6 @@ def levels_markdown(file: Path) -> str:
 def seeds_markdown(file: Path, pictures: Path) -> str:
     """What the networks of two seeds mark, alone and in a mean, and whether doubt tells how, from the file that bench/seeds.py
     writes. Draws what is marked against doubt into `pictures`."""
-    import pandas as pd
-
-    from covidlib import figures
-
     if not file.is_file():
         return "Not measured yet.\n"
     rows = pd.read_csv(file)
@@ -258,7 +240,7 @@ def seeds_markdown(file: Path, pictures: Path) -> str:
     return f"{picture('doubt.svg', *DOUBT)}\n\nMeans over {len(dice)} cases ({made}):\n\n{markdown_table(head, lines)}"
 
 
-def by_doubt(dice: "pd.DataFrame", doubts: "pd.Series") -> "pd.Series":
+def by_doubt(dice: pd.DataFrame, doubts: pd.Series) -> pd.Series:
     """Dice of each case if infection weighs `TYPICAL_WEIGHT` times (doubt / median doubt) to a power, the nearest weight tried.
 
     Args:
@@ -267,8 +249,6 @@ def by_doubt(dice: "pd.DataFrame", doubts: "pd.Series") -> "pd.Series":
 
     Median and power are those of the other folds' cases.
     """
-    import pandas as pd
-
     folds, found = dice.index.get_level_values("fold"), []
     for fold in folds.unique():
         others = folds != fold
@@ -278,7 +258,7 @@ def by_doubt(dice: "pd.DataFrame", doubts: "pd.Series") -> "pd.Series":
     return pd.concat(found)
 
 
-def _ruled(dice: "pd.DataFrame", doubted: "pd.Series", power: int) -> "pd.Series":
+def _ruled(dice: pd.DataFrame, doubted: pd.Series, power: int) -> pd.Series:
     """The Dice of each row at the tried weight that is nearest, in proportion, to `TYPICAL_WEIGHT` times doubted ** power."""
     wanted = TYPICAL_WEIGHT * doubted**power
     nearest = {case: min(dice.columns, key=lambda weight: abs(math.log(weight / wanted[case]))) for case in dice.index}
@@ -290,8 +270,6 @@ def costs_markdown(file: Path, pictures: Path) -> str:
 
     Draws one picture into `pictures` where growth has been measured.
     """
-    from covidlib import figures
-
     rows = (read_json(file) or {"rows": {}})["rows"]
     if not rows:
         return "Nothing has been measured yet: `make bench` does it.\n"

@@ -10,13 +10,12 @@ are never looked at. (The 4 are test cases of another fold, so what was chosen h
 import csv
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from unseen import command_line, dice
+from unseen import command_line, dice, write_table
 
 from covidlib.dataset import MA_GROUPS, Fold
-from covidlib.files import fingerprint, whole_file
+from covidlib.files import fingerprint
 from covidlib.profile import load_profile
 from covidlib.runs import ROOT, Run, data_name, machine, open_run
 
@@ -79,7 +78,7 @@ def main() -> None:
     for name in [given.only] if given.only else OPTIONS:
         if name not in {row["option"] for row in table()}:
             row = {"option": name, **measure(given.profile, given.data, OPTIONS[name])}
-            write(sorted([*table(), row], key=lambda row: list(OPTIONS).index(row["option"])))
+            write_table(sorted([*table(), row], key=lambda row: list(OPTIONS).index(row["option"])), TABLE)
 
 
 def table() -> list[dict[str, Any]]:
@@ -138,14 +137,6 @@ def judge(run: Run, models: Sequence[Any], split: Fold) -> dict[str, str]:
         probabilities = mean(predict_volume(model, prepared, run.profile) for model in models)
         found.append(dice(case.labels, labels_on_grid(probabilities, case.labels.shape)))
     return {f"dice_{name}": f"{sum(one[name] for one in found) / len(found):.4f}" for name in found[0]}
-
-
-def write(rows: list[dict[str, Any]]) -> None:
-    """Write the table, whole or not at all."""
-    with whole_file(Path(TABLE)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

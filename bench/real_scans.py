@@ -5,18 +5,14 @@ python bench/real_scans.py --weights runs/surrogate SCAN.nii.gz=LUNG_MASK.nii.gz
 
 import argparse
 import re
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from covidlib.dataset import read_volume, to_canonical  # noqa: E402
-from covidlib.predict import Predictor  # noqa: E402
-from covidlib.runs import machine  # noqa: E402
+from covidlib.dataset import read_volume, to_canonical
+from covidlib.predict import Predictor
+from covidlib.runs import ROOT, machine
 
 TRIED = ROOT / "book" / "_tried"
 HEAD = "| scan | voxels | lungs mL | infected % | lesions | band | warnings | lung Dice | s | peak GiB |\n" + "|---" * 10 + "|"

@@ -55,30 +55,27 @@ class Row:
     once: bool = False
 
 
-def _work(piece: str) -> tuple[str, ...]:
-    return (str(HERE / "work.py"), piece, "{size}", "{out}")
-
-
-def _peer(piece: str) -> tuple[str, ...]:
-    return (str(HERE / "peer.py"), piece, "{size}", "{out}")
+def _piece(name: str, script: str = "work") -> tuple[str, ...]:
+    return (str(HERE / f"{script}.py"), name, "{size}", "{out}")
 
 
 PREDICT = ("-m", "covidlib", "predict", "{folder}/scan/case_0/imaging.nii.gz", "--out", "{out}", "--weights", "{folder}/weights")
 ROWS = {
     "prepare": Row(
-        "preprocess 512 x 512 x 200, image and mask", "8 times less CPU, 1 GiB", _work("prepare"), _peer("prepare"), "cpu_s", 0.7
+        "preprocess 512 x 512 x 200, image and mask", "8 times less CPU, 1 GiB",
+        _piece("prepare"), _piece("prepare", "peer"), "cpu_s", 0.7
     ),
     "batch": Row(
         "one training batch, the paper's augmentation, 2 x 160 x 160 x 80 out of 267 x 254 x 104",
-        "4 times less CPU", _work("batch"), _peer("batch"), "cpu_s", 3,
+        "4 times less CPU", _piece("batch"), _piece("batch", "peer"), "cpu_s", 3,
     ),
     "scan": Row(
         "scan to labels, 512 x 512 x 200, NIfTI to NIfTI, the paper's network in bfloat16 where there is such, whole volume",
-        "10 times less wall time, 5 GiB", (*PREDICT, "--memory", "4GB"), _peer("scan"), "wall_s", 3,
+        "10 times less wall time, 5 GiB", (*PREDICT, "--memory", "4GB"), _piece("scan", "peer"), "wall_s", 3,
     ),
     "step": Row(
         "training step 2 x 160 x 160 x 80, the paper's network in bfloat16 where there is such, on the processor",
-        "1.3 times less CPU, 8 GiB", _work("step"), _peer("step"), "cpu_s", 3,
+        "1.3 times less CPU, 8 GiB", _piece("step"), _piece("step", "peer"), "cpu_s", 3,
     ),
     "import": Row(
         "`import covidlib`; original: `import miscnn`", "0.3 s",
@@ -90,18 +87,18 @@ ROWS = {
     ),
     "cubic": Row(
         "grey levels (0 to 255) between our resampling and a plain cubic spline, mean absolute difference",
-        "stated", _work("cubic"), None, "value", 0.7, unit="grey levels", once=True,
+        "stated", _piece("cubic"), None, "value", 0.7, unit="grey levels", once=True,
     ),
     "book": Row(
         "share of `make book` in which no notebook computes: papermill, Snakemake, Sphinx, phantoms",
-        "under 20 %", _work("book"), None, "value", 15, unit="%", once=True,
+        "under 20 %", _piece("book"), None, "value", 15, unit="%", once=True,
     ),
     "gpu_step": Row(
         "GPU: training step 2 x 160 x 160 x 80 in bfloat16, batches included", "60 ms, busy 85 %",
-        _work("gpu_step"), None, "value", 3, unit="ms", gpu=True,
+        _piece("gpu_step"), None, "value", 3, unit="ms", gpu=True,
     ),
     "gpu_volume": Row(
-        "GPU: prediction of a whole volume, 267 x 254 x 104", "0.5 s", _work("gpu_volume"), None, "value", 2, gpu=True
+        "GPU: prediction of a whole volume, 267 x 254 x 104", "0.5 s", _piece("gpu_volume"), None, "value", 2, gpu=True
     ),
 }
 for share in FULL["growth"]:
@@ -135,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in chosen:
         _say(f"{name}: about {ROWS[name].minutes * repeats[name]:.1f} minutes; {ROWS[name].what}")
     _say(f"all: about {sum(ROWS[name].minutes * repeats[name] for name in chosen):.0f} minutes on two quiet cores")
-    made = run_once(_work("inputs"), sys.executable, size)
+    made = run_once(_piece("inputs"), sys.executable, size)
     if "failed" in made:
         parser.exit(1, f"no inputs: {made['failed']}\n")
     for name in chosen:

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     notebook.add_argument("name")
     _profile_arguments(notebook)
     notebook.add_argument("--fold", type=int)
-    notebook.add_argument("--folds", type=_numbers, default=())
+    notebook.add_argument("--folds", type=_numbers, default=(), metavar="0,3")
     notebook.set_defaults(command=_notebook)
 
     book = verbs.add_parser("book", help="build the HTML book from a finished run (a step of run --book)")
@@ -118,7 +118,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _gigabytes(text: str) -> float:
-    return float(text.upper().removesuffix("GB"))
+    amount = float(text.upper().removesuffix("GB"))
+    if not 0.1 <= amount <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 0.1GB to 1000GB")
+    return amount
 
 
 def _run(given: argparse.Namespace) -> None:

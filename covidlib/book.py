@@ -40,9 +40,16 @@ def build_book(run: Run) -> Path:
 
 
 def stage(run: Run) -> Path:
-    """Copy pages and executed notebooks to _build/source and add what is made from results; returns that folder."""
+    """Copy pages and executed notebooks to _build/source and add what is made from results; returns that folder.
+
+    Raises:
+        DataError: a notebook is missing, or the run's scores are of some folds only.
+    """
     import yaml
 
+    manifest = read_json(run.folder / "manifest.json") or {"folds": {}}
+    if len(manifest["folds"]) != len(run.folds):  # notebooks 05 to 07 with some `folds` leave their numbers alone in the run
+        raise DataError(f"{run.folder}: its scores are of {len(manifest['folds'])} folds; run notebook 05 with folds = [] again")
     source = BUILD / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "book", source / "book")
@@ -56,9 +63,8 @@ def stage(run: Run) -> Path:
         config |= {"repository": {"url": address, "branch": "main"}, "launch_buttons": LAUNCH}
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     generated = source / "book" / "_generated"
-    generated.mkdir()
-    for picture in (run.folder / "figures").glob("*.*"):
-        shutil.copy(picture, generated)
+    shutil.copytree(run.folder / "figures", generated)
+    shutil.copy(ROOT / "profiles" / "paper.yaml", generated)
     for picture in BEST.glob("*.png"):
         shutil.copy(picture, generated / f"surrogate_{picture.name}")
     texts = {

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ ONE_PATIENT = ({"radiopaedia_10_85902_1", "radiopaedia_10_85902_3"},)
 HU_RANGE = (-4096, 32767)
 AIR_HU = -1024.0  # scanners write nothing below it but padding
 SPACING_MM = (0.01, 100)
+LONGEST_MM = 2500  # longer than any patient
 NO_SIDES = "the header does not say which side is left (sform and qform codes are 0): it is a guess"
 TWO_SPACINGS = "the header's spacing and its affine differ; the spacing was taken"
 GZIP_AT_MOST = 1032  # to one: the format packs no tighter
@@ -80,15 +81,13 @@ def list_cases(folder: str | Path) -> list[str]:
     return cases
 
 
-def check_folder(
-    folder: str | Path, intensity: Mapping[str, str] | None = None, seen: Callable[[Case], None] | None = None
-) -> tuple[list[str], list[str], list[str]]:
+def check_folder(folder: str | Path, seen: Callable[[Case], None] | None = None) -> tuple[list[str], list[str], list[str]]:
     """Read every case of a folder: (sound case ids, all problems, notes), for a report in one go; `seen` gets each sound case."""
     cases, problems, notes = _survey(folder)
     sound = []
     for case in cases:
         try:
-            read = load_case(folder, case, (intensity or {}).get(case))
+            read = load_case(folder, case)
         except DataError as error:
             problems.extend(str(error).splitlines())
             continue
@@ -241,6 +240,8 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
                     raise EOFError("it is cut")
                 image = type(image).from_bytes(content)
         array = np.asanyarray(image.dataobj)
+        if math.prod(array.shape[3:]) == 1:  # a series of one volume
+            array = array.reshape(array.shape[:3])
     except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__  # nibabel's messages may be of several lines
         raise DataError(f"{where}: not a whole NIfTI file ({reason}); copy or download it again") from error
@@ -251,7 +252,7 @@ def read_volume(path: Path, case: str) -> tuple[np.ndarray, Any, np.ndarray]:
 
 
 def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, where: str) -> None:
-    """DataError unless the array is one 3-D volume of numbers, its spacing is of a scan, and its affine can be inverted."""
+    """DataError unless the array is one 3-D volume of numbers, of a scan's spacing and extent, and its affine can be inverted."""
     import nibabel as nib
 
     if array.ndim != 3 or array.dtype.kind not in "iufb" or 0 in array.shape:
@@ -262,6 +263,9 @@ def check_volume(array: np.ndarray, spacing_mm: np.ndarray, affine: np.ndarray, 
         given = [float(f"{value:.4g}") for value in spacing_mm]
         allowed = f"positive, {SPACING_MM[0]} to {SPACING_MM[1]}"
         raise DataError(f"{where}: spacing {given} mm; allowed: {allowed}; correct it (in NIfTI: pixdim)")
+    if (extent := np.multiply(array.shape, spacing_mm)).max() > LONGEST_MM:  # on the working grid it could exceed all memory
+        size = " x ".join(f"{length:.0f}" for length in extent)
+        raise DataError(f"{where}: {size} mm; allowed: up to {LONGEST_MM} mm a side; correct the spacing (in NIfTI: pixdim)")
     singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6
     if singular or np.isnan(nib.io_orientation(affine)).any():  # an axis may be as good as lost
         raise DataError(f"{where}: affine cannot be inverted; correct sform or qform in the header")
@@ -327,7 +331,7 @@ def _dealt(cases: Sequence[str], settings: Folds) -> list[tuple[str, ...]]:
 
 
 def _case_id(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name).replace("coronacases_org_", "coronacases_")
+    return re.sub(r"(?i)\.nii(\.gz)?$", "", path.name).replace("coronacases_org_", "coronacases_")
 
 
 def _path(folder: Path, case: str) -> Path:
@@ -349,11 +353,8 @@ def _survey(folder: str | Path) -> tuple[list[str], list[str], list[str]]:
                 double[_case_id(path)] = f"{_case_id(path)}: {path}: {found[sub][_case_id(path)].name} is the same case; keep one"
     if not found[IMAGES]:
         layout = f"{IMAGES}/<case>.nii.gz and {MASKS}/<case>.nii.gz"
-        return (
-            [],
-            [f"{folder}: no case found; expected {layout}; 'python -m covidlib fetch --to DIR' downloads the release"],
-            notes,
-        )
+        told = f"{folder}: no case found; expected {layout}; 'python -m covidlib fetch --to DIR' downloads the release"
+        return [], [told], notes
     missing = sorted(set(found[IMAGES]) - set(found[MASKS]))
     extra = sorted(set(found[MASKS]) - set(found[IMAGES]))
     problems = [f"{case}: {found[IMAGES][case]}: no mask {MASKS}/{case}.nii.gz; add it or remove the image" for case in missing]

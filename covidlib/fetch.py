@@ -18,14 +18,13 @@ ATTEMPTS = 4
 log = logging.getLogger("covidlib")
 
 
-def fetch(folder: str | Path, base_url: str = ZENODO, archives: dict[str, str] = ARCHIVES, keep: bool = True) -> Path:
+def fetch(folder: str | Path, base_url: str = ZENODO, archives: dict[str, str] = ARCHIVES) -> Path:
     """Get the release, unpack each zip into ``folder/<its name without .zip>/`` and return ``folder``.
 
     Args:
         folder: what it holds is kept: an unpacked folder as it is, a zip in ``archives/`` if its checksum is right.
         base_url: the address before each archive's name; a broken transfer goes on where it broke.
         archives: archive name -> SHA-256 in hexadecimal digits.
-        keep: False deletes each zip once it is unpacked.
 
     Raises:
         DataError: an archive cannot be had or unpacked; says what was tried and how to place the files by hand.
@@ -42,8 +41,6 @@ def fetch(folder: str | Path, base_url: str = ZENODO, archives: dict[str, str] =
             _unpack(Path(store.fetch(name, downloader=_resume)))
         except (OSError, ValueError, BadZipFile) as error:  # requests raises OSErrors; a wrong checksum is a ValueError
             raise DataError(_by_hand(archive, base_url, _missing(folder, archives), error)) from error
-        if not keep:
-            archive.unlink()
     return folder
 
 

@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 
 from covidlib.dataset import CLASSES, Case
 from covidlib.metrics import lungs_or_infection
-from covidlib.preprocessing import Prepared
+from covidlib.preprocessing import Prepared, box_of
 from covidlib.profile import Profile
 from covidlib.quantification import agreement
 
@@ -87,7 +87,8 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
     """Slices side by side, e.g. before and after each step; tuples are Panel's fields in order."""
     drawn = [Panel(*panel) for panel in panels]
     rows, titles = -(-len(drawn) // columns), max(panel.title.count("\n") + 1 for panel in drawn)
-    tall = max(np.divide(*np.multiply(panel.image.shape, panel.spacing_mm[:2])[::-1]) for panel in drawn)
+    sizes = [np.multiply(panel.image.shape, panel.spacing_mm[:2]) for panel in drawn]
+    tall = min(4, max(height / width for width, height in sizes))  # of a scout, seen from the side, a slice is a line
     figure, axes = _figure(rows, columns, rows * (tall * WIDTH / columns + 0.2 * titles) + 0.3)
     figure.set_facecolor("black")
     for place, panel in zip(np.ravel(axes), drawn, strict=False):
@@ -107,12 +108,12 @@ def overlay_pair(*cases: Case | Prepared, z: int | None = None, columns: int = 2
     return step_strip([slice_panel(case, z, title, labels) for case in cases for title, labels in shown], columns)
 
 
-def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray, int | None]]) -> Figure:
-    """Figure 6: a row of CT, truth and prediction per (title, case, truth, prediction, z); z None: most infection in truth."""
+def truth_and_prediction(rows: Sequence[tuple[str, Case, np.ndarray]]) -> Figure:
+    """Figure 6: a row of CT, truth and prediction per (title, case, prediction), on the slice with most infection in truth."""
     panels = []
-    for title, case, truth, prediction, z in rows:
-        for name, labels in ((title, None), ("truth", truth), ("prediction", prediction)):
-            panels.append(slice_panel(case, fullest_slice(truth) if z is None else z, name, labels))
+    for title, case, prediction in rows:
+        for name, labels in ((title, None), ("truth", True), ("prediction", prediction)):
+            panels.append(slice_panel(case, None, name, labels))
     return step_strip(panels, 3)
 
 
@@ -121,13 +122,13 @@ def disagreement(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.select([truth == prediction, truth == 3, prediction == 3], [0, 1, 2], 3).astype(np.uint8)
 
 
-def error_map(rows: Sequence[tuple[str, Case, np.ndarray, np.ndarray, int | None]]) -> Figure:
-    """A row of truth, prediction and their disagreement per (title, case, truth, prediction, z); z None: most of it."""
+def error_map(rows: Sequence[tuple[str, Case, np.ndarray]]) -> Figure:
+    """A row of truth, prediction and their disagreement per (title, case, prediction), where infection is most wrong."""
     panels = []
-    for title, case, truth, prediction, z in rows:
-        wrong = disagreement(truth, prediction)
-        z = int(np.isin(wrong, (1, 2)).sum((0, 1)).argmax()) if z is None else z
-        panels += [slice_panel(case, z, title, truth), slice_panel(case, z, "prediction", prediction)]
+    for title, case, prediction in rows:
+        wrong = disagreement(case.labels, prediction)
+        z = int(np.isin(wrong, (1, 2)).sum((0, 1)).argmax())
+        panels += [slice_panel(case, z, title), slice_panel(case, z, "prediction", prediction)]
         panels.append(slice_panel(case, z, "where they differ", wrong)._replace(is_error=True))
     return step_strip(panels, 3)
 
@@ -144,7 +145,7 @@ def case_strip(case: Case, prediction: np.ndarray, n: int = 5) -> Figure:
     return step_strip(panels, len(chosen))
 
 
-def fly_through(path: Path, case: Case, labels: np.ndarray | None = None, width: int = 256, ms: int = 120) -> Path:
+def fly_through(path: Path, case: Case, labels: np.ndarray, width: int = 256) -> Path:
     """Write an animated GIF from the lowest to the highest slice, in proportion, `width` pixels wide; labels (x, y, z)."""
     from PIL import Image, ImageDraw
 
@@ -153,13 +154,13 @@ def fly_through(path: Path, case: Case, labels: np.ndarray | None = None, width:
     frames = []
     for z in range(case.image.shape[2]):
         grey = ((case.image[:, :, z, None] - low) / (high - low)).clip(0, 1)
-        cover = OVERLAY[np.zeros(grey.shape[:2], int) if labels is None else labels[:, :, z]]
+        cover = OVERLAY[labels[:, :, z]]
         shade = (255 * (grey + cover[..., 3:] * (cover[..., :3] - grey))).astype(np.uint8)
         frame = Image.fromarray(shade[::-1, ::-1].swapaxes(0, 1)).resize((width, round(width * down / across)))  # R, A first
         for x, side in ((4, "R"), (width - 10, "L")):
             ImageDraw.Draw(frame).text((x, frame.height // 2), side, fill="white")
         frames.append(frame.quantize(48, dither=Image.Dither.NONE))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=ms, loop=0)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0)
     return path
 
 
@@ -214,7 +215,7 @@ def pipeline_chart(profile: Profile) -> Figure:
     return figure
 
 
-def network_chart(model: Any, shape_vox: Sequence[int] | None = None) -> Figure:
+def network_chart(model: Any, shape_vox: Sequence[int]) -> Figure:
     """Figure 3: a keras U-Net as its layers say: feature maps, kernel and, for an input of `shape_vox`, voxels of each level."""
     blocks = _blocks(model)
     depth, last = len(blocks) // 2, len(blocks) - 1
@@ -223,7 +224,7 @@ def network_chart(model: Any, shape_vox: Sequence[int] | None = None) -> Figure:
     axes.set_axis_off()
     boxes = []
     for x, (maps, kernels, divided, step) in enumerate(blocks):
-        size = _times([n // d for n, d in zip(shape_vox, divided, strict=True)]) if shape_vox else f"÷ {_times(divided)}"
+        size = _times([n // d for n, d in zip(shape_vox, divided, strict=True)])
         boxes.append(_box(axes, x, abs(x - depth) - depth, "\n".join(['·'.join(maps), max(kernels), size]), 8))
         where = {"ha": "right", "x": x - 0.6} if x <= depth else {"ha": "left", "x": x - 0.4}  # outside of the V
         axes.text(y=abs(x - 0.5 - depth) - depth - 0.1, s=step, fontsize=7.5, color=GREY, **where)
@@ -399,17 +400,14 @@ def _smooth(points: np.ndarray) -> tuple[np.ndarray, ...]:
     return epochs, np.exp(mean), np.exp(mean - band), np.exp(mean + band)
 
 
-def overlay(case: Case, labels: np.ndarray, title: str, n: int = 12, margin_mm: float = 15) -> Figure:
-    """`n` axial slices of CT and labels under a title, cut to where labels are and a margin; without any: the whole scan."""
-    marked = [np.flatnonzero(labels.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    levels = marked[2] if len(marked[2]) else np.arange(labels.shape[2])
-    cut = []
-    for axis in (0, 1):
-        margin = int(margin_mm / case.spacing_mm[axis])
-        cut.append(slice(max(0, marked[axis][0] - margin), marked[axis][-1] + margin + 1) if len(marked[axis]) else slice(None))
-    shown = replace(case, image=case.image[tuple(cut)])
-    chosen = levels[np.unique(((np.arange(n) + 0.5) * len(levels) / n).astype(int))]
-    figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[tuple(cut)]) for z in chosen])
+def overlay(case: Case, labels: np.ndarray, title: str) -> Figure:
+    """Twelve axial slices of CT and labels under a title, cut to where labels are and 15 mm; without any: the whole scan."""
+    seen = labels > 0 if labels.any() else np.ones(labels.shape, bool)
+    levels, margins = np.flatnonzero(seen.any((0, 1))), [int(15 / mm) for mm in case.spacing_mm[:2]]
+    cut = tuple(slice(max(0, side.start - n), side.stop + n) for side, n in zip(box_of(seen), margins, strict=False))
+    shown = replace(case, image=case.image[cut])
+    chosen = levels[np.unique(((np.arange(12) + 0.5) * len(levels) / 12).astype(int))]
+    figure = step_strip([slice_panel(shown, z, f"slice {z + 1}", labels[cut]) for z in chosen])
     lines = [textwrap.fill(line, OVERLAY_TITLE) for line in title.splitlines()]
     figure.suptitle("\n".join(lines), fontsize=9, color="white", parse_math=False)
     return figure

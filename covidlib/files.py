@@ -37,8 +37,6 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
 
     Yields the locked file: a process that inherits it holds the folder as well.
     """
-    import fcntl
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")
@@ -46,10 +44,12 @@ def only_one(folder: Path) -> Iterator[IO[str]]:
         raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another folder for the results") from error
     with lock:
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{folder}: another run is at work in this folder; wait for it or give another --out") from None
-        except OSError:  # some shared file systems
+        except (OSError, ModuleNotFoundError):  # some shared file systems; Windows
             log.warning("%s: locks do not work here; see to it that only one run writes into this folder", folder)
         yield lock
 

@@ -1,13 +1,14 @@
 """Scans of anyone's in; labels, overlay and quantities out: `Predictor` for one, `predict_scans` for many."""
 
+import contextlib
 import csv
-import json
+import itertools
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from covidlib.files import checksum, fingerprint, only_one, read_json, whole_fil
 from covidlib.inference import CODE, around_body, body_box, load_model, mean, predict_body
 from covidlib.postprocessing import decide, doubt, is_unknown
 from covidlib.preprocessing import Prepared, grey_span, prepare, resample
-from covidlib.profile import Inference, Preprocessing, Profile, profile_from
+from covidlib.profile import Preprocessing, Profile, profile_from
 from covidlib.quantification import quantify
 from covidlib.runs import trained_weights
-from covidlib.scan import Scan, find_scans, read_scan
+from covidlib.scan import Scan, _name, find_scans, read_scan
 
 SHIPPED = Path(__file__).with_name("weights")
 LUNGS_ML = (500.0, 9000.0)  # both lungs of an adult hold 2 to 7 liters
@@ -102,7 +103,9 @@ class Predictor:
         case = scan.case
         quantities = quantify(labels, case.spacing_mm, case.image, case.intensity)
         unlike = [*_unlike_a_chest(case, labels, quantities, self.profile.preprocessing)]
-        unlike += _unlike_covid(quantities, doubted, self.profile.inference)
+        if is_unknown(doubted, self.profile.inference) and quantities["infected_percent"] > 0:
+            told = f"{doubted:.2f}; typical is {self.profile.inference.typical_doubt:.2f}"
+            unlike.append(f"the networks doubt the infection they mark ({told}): perhaps there is none")
         return Prediction(case, labels, probabilities, doubted, quantities, scan.notes, (*scan.warnings, *unlike))
 
 
@@ -118,25 +121,23 @@ def predict_scans(
 
     Writes <name>_labels.nii.gz, <name>_overlay.png, on request <name>_probabilities.nii.gz, and a row of quantification.csv;
     errors go to errors.csv. A scan whose file, weights and settings are those of its row is left as it is. Its
-    result by another name, of an earlier call, goes.
+    result by another name, of an earlier call, goes. Labels that were changed by hand stay beside new ones, as `_forget` says.
 
     Returns:
         names of the scans that failed.
 
     Raises:
-        DataError: no such weights; two scans of one name, in this call or an earlier one; `out` is an input, or cannot be
-            written to; another call at work there.
+        DataError: no such weights; two scans of one name, in this call or an earlier one; `out` is an input, holds one, or cannot
+            be written to; another call at work there.
     """
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
-    scans, folder = find_scans(inputs), Path(out)
-    target, series = folder.resolve(), {path.resolve() for path in scans.values()}
-    if target in map(Path.resolve, map(Path, inputs)) or series & {target, *target.parents}:
-        raise DataError(f"{out}: is an input as well; give another folder for the results, so that they do not become inputs")
+    scans, folder = _apart(inputs, Path(out)), Path(out)
     profile, files = _weights(Path(weights))
-    made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity, memory_gb], *MODULES)
+    limit = profile.inference.memory_gb if memory_gb is None else memory_gb
+    made_with = fingerprint([profile.as_dict(), [checksum(file) for file in files], intensity, limit], *MODULES)
 
     def read(name: str) -> tuple[Scan, Prepared]:
         """A scan, read and prepared aside."""
@@ -147,10 +148,16 @@ def predict_scans(
     with only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
-        made_of = _made_of(folder, scans, made_with)
-        todo = [name for name in scans if not _is_finished(folder, name, made_of[name]["key"], probabilities)]
-        for name in scans.keys() - todo:
-            _put_row(folder / "errors.csv", name, None)  # it was out of reach in an earlier call, and is there again
+        made_of, known = _made_of(folder, scans, made_with), _rows(folder / "quantification.csv")
+        kinds = KINDS if probabilities else KINDS[:2]
+        finished = {
+            name
+            for name in scans.keys() & known.keys()
+            if known[name].get("key") == made_of[name]["key"] and all((folder / f"{name}_{kind}").is_file() for kind in kinds)
+        }
+        todo = [name for name in scans if name not in finished]
+        for name in finished | ({_name(Path(path)) for path in inputs} - scans.keys()):
+            _put_row(folder / "errors.csv", name, None)  # it, or the folder it is in, was out of reach in an earlier call
         log.info("%d scans, %d of them finished before; networks: %d", len(scans), len(scans) - len(todo), len(files))
         coming = [reader.submit(read, name) for name in todo[:1]]
         if todo:
@@ -158,9 +165,17 @@ def predict_scans(
             reader.submit(__import__, "covidlib.figures")  # matplotlib, while the networks compute
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             coming += [reader.submit(read, following) for following in todo[number : number + 1]]  # the next, meanwhile
-            gone = not scans[name].exists()
-            said, problem = _attempt(predictor, name, coming.pop(0), folder, made_of[name], probabilities, gone)
-            failed += [name] if problem else []
+            reachable, problem = os.path.exists(scans[name]), None  # of a share that is gone, an earlier result stays
+            try:
+                said = _predict_one(predictor, *coming.pop(0).result(), folder, made_of[name], probabilities)
+            except Exception as error:  # one bad scan must not stop the others
+                with contextlib.suppress(OSError):
+                    if reachable:
+                        _forget(folder, name)
+                said = _reason(name, error)
+                problem = {"error": said}
+                failed.append(name)
+            _put_row(folder / "errors.csv", name, problem)
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
         for name, now in _renamed(folder, made_of).items():
@@ -169,31 +184,14 @@ def predict_scans(
     return failed
 
 
-def _attempt(
-    predictor: Predictor,
-    name: str,
-    coming: Future,
-    folder: Path,
-    made_of: Mapping[str, str],
-    probabilities: bool,
-    gone: bool,
-) -> tuple[str, dict[str, str] | None]:
-    """Predict a scan; returns a line about it, and a row of errors.csv if it failed: one bad scan must not stop the others.
-
-    What an earlier call made of it goes, unless the scan is `gone`: a share that is out of reach says nothing about the result.
-    """
-    problem = None
-    try:
-        read = coming.result()
-        _forget(folder, name)
-        said = _predict_one(predictor, name, *read, folder, made_of, probabilities)
-    except Exception as error:
-        if not gone:
-            _forget(folder, name)
-        said = _reason(name, error)
-        problem = {"error": said}
-    _put_row(folder / "errors.csv", name, problem)
-    return said, problem
+def _apart(inputs: Sequence[str | Path], out: Path) -> dict[str, Path]:
+    """The scans of `inputs` by name. DataError where results in `out` would lie among them, or be taken for them."""
+    scans, target = find_scans(inputs), out.resolve()
+    files = {path.resolve() for path in scans.values()}
+    holding = {path.parent.resolve() for path in scans.values() if not os.path.isdir(path)}
+    if target in {*holding, *(Path(path).resolve() for path in inputs)} or files & {target, *target.parents}:
+        raise DataError(f"{out}: is an input as well, or holds one; give another folder for the results, so that none is lost")
+    return scans
 
 
 def _weights(folder: Path) -> tuple[Profile, list[Path]]:
@@ -204,7 +202,7 @@ def _weights(folder: Path) -> tuple[Profile, list[Path]]:
         raise DataError(f"{folder}: no weights; expected a run's folder with {layout}; --weights names another")
     try:
         given = read_json(folder / "run.json")["profile"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'run.json'}: holds no profile ({type(error).__name__}); take a whole run") from error
     profile, manifest = profile_from(given), read_json(folder / "manifest.json")
     if manifest and replace(profile_from(manifest["profile"]), inference=profile.inference) != profile:
@@ -214,8 +212,8 @@ def _weights(folder: Path) -> tuple[Profile, list[Path]]:
 
 def _stamp(path: Path) -> list[Any]:
     """What changes when a file, or a folder's files, do: path, size and time of change."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[os.path.abspath(p), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ())] for p in files]
+    seen = sorted(p for p in path.rglob("[!.]*") if p.is_file()) if os.path.isdir(path) else [path]
+    return [[os.path.abspath(p), *((p.stat().st_size, p.stat().st_mtime_ns) if os.path.exists(p) else ())] for p in seen]
 
 
 def _made_of(folder: Path, scans: Mapping[str, Path], made_with: str) -> dict[str, dict[str, str]]:
@@ -236,13 +234,17 @@ def _renamed(folder: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str
     return {name: now for name, now in known.items() if now != name}
 
 
-def _is_finished(folder: Path, name: str, key: str, probabilities: bool) -> bool:
-    row, kinds = _rows(folder / "quantification.csv").get(name), KINDS if probabilities else KINDS[:2]
-    return bool(row) and row.get("key") == key and all((folder / f"{name}_{kind}").is_file() for kind in kinds)
-
-
 def _forget(folder: Path, name: str) -> None:
-    """Remove a scan's row and files: nothing may stay of an earlier prediction, or of half of one."""
+    """Remove a scan's row and files: nothing may stay of an earlier prediction, or of half of one.
+
+    But labels that are not those of the row were changed since, by hand: they go aside, to <name>_changed<n>.nii.gz.
+    """
+    row, labels = _rows(folder / "quantification.csv").get(name, {}), folder / f"{name}_{KINDS[0]}"
+    if row.get("labels") and labels.is_file() and row["labels"] != checksum(labels)[:12]:
+        free = (folder / f"{name}_changed{number}.nii.gz" for number in itertools.count(1))
+        aside = next(path for path in free if not path.exists())
+        labels.rename(aside)
+        log.warning("%s: its labels were changed by hand; they are kept in %s", name, aside.name)
     _put_row(folder / "quantification.csv", name, None)
     for kind in KINDS:
         (folder / f"{name}_{kind}").unlink(missing_ok=True)
@@ -257,9 +259,11 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def _predict_one(
-    predictor: Predictor, name: str, scan: Scan, prepared: Prepared, folder: Path, made_of: Mapping[str, str], probabilities: bool
+    predictor: Predictor, scan: Scan, prepared: Prepared, folder: Path, made_of: Mapping[str, str], probabilities: bool
 ) -> str:
-    """Predict a scan and write its files, the row of the table last; returns a line about it."""
+    """Predict a scan and write its files, the row of the table last, in place of earlier ones; returns a line about it."""
+    name = scan.case.id
+    _forget(folder, name)
     marked = predictor.mark(scan.case, prepared)
     with ThreadPoolExecutor(1) as writer:
         written = writer.submit(save_labels, marked[0], scan.case, folder / f"{name}_labels.nii.gz")
@@ -272,6 +276,7 @@ def _predict_one(
     size = {f"{axis}_mm": length for axis, length in zip("xyz", result.case.spacing_mm, strict=True)}
     remarks = {"warnings": "; ".join(result.warnings), "notes": "; ".join(result.notes)}
     row = {**result.quantities, "doubt": result.doubt, **remarks, "intensity": result.case.intensity, **size, **made_of}
+    row["labels"] = checksum(folder / f"{name}_labels.nii.gz")[:12]
     _put_row(folder / "quantification.csv", name, row)
     return said
 
@@ -310,7 +315,7 @@ def _rows(path: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have put its mark before it
             return {row["scan"]: row for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         reason = type(error).__name__
@@ -343,13 +348,6 @@ def _noting_doubt(volumes: Iterable[np.ndarray], doubts: list[float]) -> Iterato
     for probabilities in volumes:
         doubts.append(doubt(probabilities))
         yield probabilities
-
-
-def _unlike_covid(found: Mapping[str, Any], doubted: float, settings: Inference) -> Iterator[str]:
-    """Why there may be no infection at all."""
-    if is_unknown(doubted, settings) and found["infected_percent"] > 0:
-        told = f"{doubted:.2f}; typical is {settings.typical_doubt:.2f}"
-        yield f"the networks doubt the infection they mark ({told}): perhaps there is none"
 
 
 def _unlike_a_chest(case: Case, labels: np.ndarray, found: Mapping[str, Any], settings: Preprocessing) -> Iterator[str]:

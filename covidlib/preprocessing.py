@@ -25,8 +25,8 @@ from covidlib.profile import Preprocessing
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-
 SLAB = 16  # slices at a time
+GREY_HU = (-1250.0, 250.0)  # what grey 0 and 255 are in the grey half of the release
 NO_ARCHIVE = (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, zlib.error)  # of a file that is not whole
 
 
@@ -124,11 +124,17 @@ def to_grey(image: np.ndarray, intensity: str, settings: Preprocessing) -> np.nd
 
 
 def grey_span(image: np.ndarray, intensity: str, settings: Preprocessing) -> tuple[float, float]:
-    """The intensities that become grey 0 and 255; see `to_grey`. Infinite for an image that stays as it is."""
+    """The intensities that become grey 0 and 255; see `to_grey`. Infinite for an image that stays as it is.
+
+    An image in grey was made with the release's window, `GREY_HU`: another window is found in it in grey values.
+    """
     low, high = settings.window_hu
     if settings.grey == "volume":
         return float(np.clip(image.min(), low, high)), float(np.clip(image.max(), low, high))
-    return (-np.inf, np.inf) if intensity == "grey" else (low, high)
+    if intensity != "grey":
+        return low, high
+    black, white = ((edge - GREY_HU[0]) * 255 / (GREY_HU[1] - GREY_HU[0]) for edge in (low, high))
+    return (-np.inf, np.inf) if (low, high) == GREY_HU else (black, white)
 
 
 def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:

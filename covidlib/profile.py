@@ -282,9 +282,9 @@ def lineage(name: str | Path) -> list[Path]:
     return files
 
 
-def profile_from(settings: Mapping[str, Any], file: str = "run.json") -> Profile:
-    """The Profile of settings as `Profile.as_dict` gives them; `file` names in errors where they were read."""
-    return _build(Profile, settings, file, "")
+def profile_from(settings: Mapping[str, Any]) -> Profile:
+    """The Profile of settings as `Profile.as_dict` gives them, from a run.json or a manifest.json."""
+    return _build(Profile, settings, "run.json", "")
 
 
 def profile_file(name: str | Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from covidlib.dataset import IMAGES, Case, Fold, list_cases, load_case, make_folds, read_volume, to_canonical
+from covidlib.dataset import IMAGES, Case, Fold, _path, list_cases, load_case, make_folds, read_volume, to_canonical
 from covidlib.errors import DataError
 from covidlib.files import checksum, fingerprint, read_json, write_json
 from covidlib.preprocessing import Prepared, prepare_cached, read_prepared
@@ -27,6 +27,7 @@ from covidlib.profile import Profile, lineage, load_profile, profile_from
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = {"avx512_bf16": "AVX-512, bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}  # one name stands for many processors
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # Linux tells a container there what it may use
 PACKAGES = ("tensorflow", "keras", "jax", "openvino", "numpy", "scipy", "nibabel", "batchgenerators", "covidlib")
 
 
@@ -70,6 +71,10 @@ class Run:
             raise DataError(f"{case}: this run was opened without its scans; open it with its data folder")
         return self.data
 
+    def image_file(self, case: str) -> Path:
+        """The file of a case's image. DataError in a run without its scans."""
+        return _path(self.scans(case) / IMAGES, case)
+
     def case(self, case: str) -> Case:
         """A case as stored, in RAS+. DataError in a run without its scans."""
         return load_case(self.scans(case), case, self.profile.data.intensity.get(case))
@@ -110,17 +115,11 @@ def open_run(
     unknown = sorted(set(settings.data.intensity) - set(cases))
     if unknown:
         raise DataError(f"profile {settings.name}: data.intensity names {', '.join(unknown)}; no such case in {source}")
-    run = Run(
-        settings,
-        source,
-        Path(out) if out else _default_folder(settings, overrides),
-        cases,
-        tuple(make_folds(cases, settings.folds)),
-    )
-    described = {
-        "profile": settings.as_dict(),
-        "folds": [{"test": list(fold.test), "train": list(fold.train)} for fold in run.folds],
-    }
+    changed = f"-{fingerprint(dict(overrides))[:6]}" if overrides else ""  # an experiment does not overwrite the profile's run
+    folder = Path(out or ROOT / "runs" / f"{settings.name}{changed}")
+    run = Run(settings, source, folder, cases, tuple(make_folds(cases, settings.folds)))
+    dealt = [{"test": list(fold.test), "train": list(fold.train)} for fold in run.folds]
+    described = {"profile": settings.as_dict(), "folds": dealt}
     if read_json(run.folder / "run.json") != described:
         write_json(run.folder / "run.json", described)
     return run
@@ -210,8 +209,10 @@ def machine() -> str:
 
 
 def memory() -> float:
-    """Bytes of this machine's memory; not a number where the system does not say."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else math.nan
+    """Bytes of this machine's memory, or of its container's if that may use less; not a number where the system does not say."""
+    whole = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else math.nan
+    allowed = CONTAINER.read_text().strip() if CONTAINER.is_file() else "max"
+    return min(whole, float(allowed)) if allowed.isdigit() else whole
 
 
 def versions() -> dict[str, str]:
@@ -231,11 +232,6 @@ def commit() -> str | None:
         return None
     done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _default_folder(settings: Profile, overrides: Mapping[str, Any] | None) -> Path:
-    changed = f"-{fingerprint(dict(overrides))[:6]}" if overrides else ""  # an experiment does not overwrite the profile's run
-    return ROOT / "runs" / f"{settings.name}{changed}"
 
 
 def _default_data(settings: Profile) -> Path:

@@ -6,6 +6,7 @@ Inputs are only read. Of a DICOM header only what place and intensity need is lo
 import logging
 import os
 import re
+import unicodedata
 import warnings
 import zlib
 from collections import Counter
@@ -82,22 +83,29 @@ class _Slice:
 def find_scans(inputs: Iterable[str | Path]) -> dict[str, Path]:
     """Scans by name, in order: NIfTI files, those of folders, and folders without any as DICOM series.
 
-    The name is that of the file or folder; with the folder above it where two would be called the same.
+    The name is that of the file or folder; with the folder above it where two would be called the same, or differ in nothing
+    that every disk tells apart (a and A).
 
     Raises:
         DataError: two scans of one name even so.
     """
     paths = []
     for path in map(Path, inputs):
-        found = sorted(p for p in path.iterdir() if _is_nifti(p)) if path.is_dir() else []
+        found = sorted(p for p in path.iterdir() if _is_nifti(p)) if os.path.isdir(path) else []
         paths += found or [path]
     names = [_name(path) for path in paths]
     above = [path.resolve().parent.name for path in paths]
-    unique = [n if names.count(n) == 1 else f"{folder}_{n}" for n, folder in zip(names, above, strict=True)]
-    twice = sorted({name for name in unique if unique.count(name) > 1})
+    unique = [f"{above[i]}_{names[i]}" if double else names[i] for i, double in enumerate(_double(names))]
+    twice = sorted({name for name, double in zip(unique, _double(unique), strict=True) if double})
     if twice:
         raise DataError(f"{', '.join(twice)}: more than one scan of that name; give each once, or predict into separate folders")
     return dict(zip(unique, paths, strict=True))
+
+
+def _double(names: Sequence[str]) -> list[bool]:
+    """Of each name whether another is the same, to a disk that does not tell a from A, or two ways to write an umlaut."""
+    counted = Counter(plain := [unicodedata.normalize("NFC", name).casefold() for name in names])
+    return [counted[name] > 1 for name in plain]
 
 
 def read_scan(
@@ -123,7 +131,7 @@ def read_scan(
     doubts: list[str] = []
     if spacing_mm is not None and (path or hasattr(source, "dataobj")):
         raise DataError(f"{where}: spacing_mm is {spacing_mm}; allowed: for arrays only; a file says its own, correct it there")
-    if path and Path(source).is_dir():
+    if path and os.path.isdir(source):
         array, header, affine = _read_dicom(Path(source), where, notes, doubts)
     else:
         if path and not re.search(NIFTI, str(source)):
@@ -135,9 +143,8 @@ def read_scan(
             array = array.astype(np.float32, copy=False)
     array = without_padding(array, notes)
     kind = intensity or detect_intensity(array)
-    problems = list(_image_problems(array, kind, where))
-    if problems:
-        raise DataError("\n".join(problems))
+    if problems := "\n".join(_image_problems(array, kind, where)):
+        raise DataError(problems)
     case = make_case(name, array, affine, _anonymous(header), str(kind))
     if kind == "grey" and intensity is None:
         notes.append("taken as grey 0-255, not HU")

@@ -5,15 +5,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from covidlib.errors import DataError
 from covidlib.files import read_json, whole_file, write_json
-from covidlib.metrics import NEARLY_EMPTY, confusion_fold, read_scores
+from covidlib.metrics import NEARLY_EMPTY, _write_csv, confusion_fold, read_scores
 from covidlib.preprocessing import pack_prepared
+from covidlib.quantification import quantify_fold
 from covidlib.report import scores_in_short
 from covidlib.runs import ROOT, Run, beginning, trained_weights
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -27,10 +29,6 @@ def store_results(run: Run, folder: Path) -> Path:
     Raises:
         DataError: the run has not been evaluated yet.
     """
-    import pandas as pd
-
-    from covidlib.quantification import quantify_fold
-
     for name in (copied := ("run.json", "manifest.json", "scores.csv")):
         if not (run.folder / name).is_file():
             raise DataError(f"{run.folder}: no {name}; run 'python -m covidlib run' with this profile first")
@@ -45,8 +43,7 @@ def store_results(run: Run, folder: Path) -> Path:
         with whole_file(folder / name) as temporary:
             shutil.copyfile(run.folder / name, temporary)
     for name, history in histories.items():
-        with whole_file(folder / name) as temporary:
-            history.to_csv(temporary, index=False, float_format="%.6g")
+        _write_csv(history, folder / name)
     for name, counted in (("quantities", quantify_fold), ("confusion", confusion_fold)):
         with whole_file(folder / f"{name}.csv") as temporary:
             pd.concat([counted(run, fold) for fold in folds]).to_csv(temporary, index=False, float_format="%.9g")
@@ -56,10 +53,8 @@ def store_results(run: Run, folder: Path) -> Path:
     return folder
 
 
-def _history(run: Run, fold: int) -> "pd.DataFrame":
+def _history(run: Run, fold: int) -> pd.DataFrame:
     """A fold's epochs, after those of the network that it began with; epochs and minutes go on counting."""
-    import pandas as pd
-
     file = run.fold_folder(fold) / "history.csv"
     if not file.is_file():
         raise DataError(f"{file}: not there; where the fold was trained elsewhere, copy its folder from there")
@@ -77,7 +72,12 @@ def pack_run(run: Run, folder: Path) -> Path:
 
     There `python -m covidlib train --run FOLDER` trains it, without scans or nibabel; its fold_<k> folders, copied back into the
     run's own, are taken for trained. With it, in beginning/, the run that it begins with.
+
+    Raises:
+        DataError: `folder` is the run's own, whose volumes would lose their detail.
     """
+    if Path(folder).resolve() == run.folder.resolve():
+        raise DataError(f"{folder}: is the run itself; give another folder")
     run.prepared(run.cases)
     for case in run.cases:
         pack_prepared(run.folder / "prepared" / f"{case}.npz", Path(folder) / "prepared" / f"{case}.npz")
@@ -92,8 +92,6 @@ def pictures(run: Run) -> "dict[str, Figure]":
 
     Each on the slice with most infection, or for the failures where prediction and truth differ most.
     """
-    import pandas as pd
-
     from covidlib.figures import error_map, truth_and_prediction
 
     scores = read_scores(run.folder / "scores.csv")
@@ -104,12 +102,11 @@ def pictures(run: Run) -> "dict[str, Figure]":
     return {"figure6": truth_and_prediction(_rows(run, spread)), "failures": error_map(_rows(run, worst))}
 
 
-def _rows(run: Run, chosen: "pd.DataFrame") -> list[tuple]:
-    rows = []
-    for row in chosen.itertuples():
-        case = run.case(row.case)
-        rows.append((f"{row.case}, {row.dice:.2f}", case, case.labels, run.predicted_labels(row.fold, row.case), None))
-    return rows
+def _rows(run: Run, chosen: pd.DataFrame) -> list[tuple]:
+    return [
+        (f"{row.case}, {row.dice:.2f}", run.case(row.case), run.predicted_labels(row.fold, row.case))
+        for row in chosen.itertuples()
+    ]
 
 
 def export_weights(run: Run, folder: Path) -> list[Path]:
@@ -129,6 +126,8 @@ def export_weights(run: Run, folder: Path) -> list[Path]:
             _halve(source, temporary)
     if not made:
         raise DataError(f"{run.folder}: no trained fold; run 'python -m covidlib run' with this profile first")
+    for old in set(Path(folder).glob("fold_*")) - {path.parent for path in made}:
+        shutil.rmtree(old)  # of another run: `predict` would take it for one of these
     write_json(Path(folder) / "run.json", read_json(run.folder / "run.json"))
     with whole_file(Path(folder) / "MODEL_CARD.md") as temporary:
         temporary.write_text(model_card(run.folder), encoding="utf-8")

@@ -14,7 +14,7 @@ from keras import ops
 
 from covidlib.batches import Batches
 from covidlib.errors import DataError
-from covidlib.files import fingerprint, read_json, whole_file, write_json
+from covidlib.files import fingerprint, only_one, read_json, whole_file, write_json
 from covidlib.losses import SoftDice, TverskyCrossEntropy
 from covidlib.network import begin_with, build_network
 from covidlib.preprocessing import Prepared, kept_text
@@ -43,6 +43,9 @@ def train_fold(
 
     Returns:
         history: one dict per epoch (epoch, loss, soft_dice_lungs, soft_dice_infection, val_..., learning_rate, minutes).
+
+    Raises:
+        DataError: another call is training this fold; the loss is no number.
     """
     folder, first = run.fold_folder(number), beginning(run)
     keys = _keys(run, number, first)
@@ -50,12 +53,13 @@ def train_fold(
     noted = read_json(folder / "fold.json") or {}
     if _complete(state, run.profile.training) and noted.get("epochs") == len(state["history"]):
         return state["history"]
-    fold = run.folds[number]
+    fold = run.fold(number)
     train, test = run.prepared(fold.train), run.prepared(fold.test)
-    model = compiled_network(run.profile)
-    if first and not state:
-        begin_with(model, _trained(first, number, workers))
-    history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
+    with only_one(run.folder / ".training" / folder.name):  # two would take each other's checkpoints away
+        model = compiled_network(run.profile)
+        if first and not state:
+            begin_with(model, _trained(first, number, workers))
+        history = fit(model, train, test, run.profile, folder, keys[-1], on_epoch, workers)
     took = {"epochs": len(history), "minutes": history[-1]["minutes"], "commit": commit(), "machine": machine()}
     if first:
         took["began_with"] = read_json(first.fold_folder(number) / "fold.json")
@@ -284,7 +288,7 @@ def _keys(run: Run, number: int, first: Run | None) -> list[str]:
     `first` is the run that it begins with.
     """
     settings = run.profile.as_dict()
-    fold = run.folds[number]
+    fold = run.fold(number)
     made_by = {name: settings[name] for name in ("seed", "patches", "augmentation", "network", "loss", "training")}
     volumes = [_content(run, case) for case in (*fold.train, *fold.test)]
     began_with = _keys(first, number, beginning(first))[-1] if first else ""
@@ -292,7 +296,7 @@ def _keys(run: Run, number: int, first: Run | None) -> list[str]:
     cycles = settings["training"]["cycle_epochs"]
     for end in range(1, len(cycles) + 1) or [0]:
         length = {"cycle_epochs": cycles[:end], "epochs": sum(cycles[:end]) or settings["training"]["epochs"]}
-        made_by["training"] = {**settings["training"], **length}
+        made_by["training"] = {**settings["training"], **length, "begin_with": bool(first)}  # not its file, which may move
         keys.append(fingerprint([made_by, fold.train, fold.test, volumes, began_with], *CODE))
     return keys
 

@@ -1,12 +1,12 @@
 """Notebooks in, executed notebooks out: one through papermill, or all in the Snakefile's order."""
 
+import io
 import json
 import logging
 import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import IO, Any
 
 from covidlib.book import BUILT_FROM
 from covidlib.dataset import CLASSES
+from covidlib.engine import cores as cores_there
 from covidlib.errors import DataError
-from covidlib.files import only_one
+from covidlib.files import only_one, whole_file, write_json
 from covidlib.profile import Profile, load_profile
 from covidlib.runs import ROOT, memory, open_run
 
@@ -75,19 +76,10 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
         raise DataError(f"notebook {notebook}: unknown parameter {', '.join(unknown)}")
     name = f"{notebook}_fold_{parameters['fold']}" if "fold" in parameters else notebook
     target = Path(folder) / "notebooks" / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as part:
-        working = Path(part) / target.name
+    options = {"cwd": str(NOTEBOOKS), "progress_bar": False, "kernel_name": "python3", "stdout_file": _Relay(name)}
+    with whole_file(target) as working:
         try:
-            papermill.execute_notebook(
-                str(source),
-                str(working),
-                dict(parameters),
-                cwd=str(NOTEBOOKS),
-                progress_bar=False,
-                kernel_name="python3",
-                stdout_file=_Relay(name),
-            )
+            papermill.execute_notebook(str(source), str(working), dict(parameters), **options)
         except papermill.PapermillExecutionError as error:
             failed = target.parent / "failed" / target.name
             failed.parent.mkdir(exist_ok=True)
@@ -98,7 +90,6 @@ def execute(notebook: str, folder: Path, parameters: Mapping[str, Any]) -> Path:
         except DeadKernelError:
             raise DataError(f"{source.name}: its kernel died, as when memory runs out; try fewer jobs (--cores)") from None
         _tidy(working)
-        os.replace(working, target)
     return target
 
 
@@ -115,7 +106,7 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
     Args:
         profile, data, out: as for `open_run`.
         folds: fold numbers to train and evaluate; empty: all.
-        cores: how many jobs and threads at once; 0: all of the machine's.
+        cores: how many jobs and threads at once; 0: all that this process may use.
         book: build the HTML book from the run as well: of five folds on phantoms, as its pages tell of them.
 
     Returns:
@@ -136,24 +127,25 @@ def run_all(profile: str, data: str = "", out: str = "", folds: Sequence[int] = 
         raise DataError(f"--book: the book tells of five folds on phantoms; allowed: {allowed}")
     config = {**absolute(profile, data, out), "folds": ",".join(map(str, sorted(set(folds))))}
     command = [sys.executable, "-m", "snakemake", "book" if book else "all", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", str(cores or os.cpu_count()), "--nolock", "--rerun-incomplete"]
-    command += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    command += ["--directory", str(folder), "--cores", str(cores or cores_there()), "--nolock", "--rerun-incomplete"]
+    command += ["--configfile", str(folder / "snakemake.json")]  # on the command line, a path with ": " or " #" would be another
     if book and not (BUILT_FROM.is_file() and BUILT_FROM.read_text(encoding="utf-8") == str(folder)):
         command += ["--forcerun", "book"]  # the HTML shows another run
     with only_one(folder) as lock:
         if data or settings.data.source == "folder":
             open_run(profile, data, folder)  # complains about data now, not after minutes
+        write_json(folder / "snakemake.json", config)
         _watch(command, folder / "snakemake.log", lock)
     return folder
 
 
-def training_threads(profile: Profile, cores: int, memory_gb: float | None = None) -> int:
+def training_threads(profile: Profile, cores: int, memory_gb: float | None = None, cases: int = 20) -> int:
     """Threads for one training, so that as many folds train at once as cores and memory hold.
 
     Two trainings of one thread each make a fifth more steps than one of two threads: a small network leaves threads waiting for
     each other. A training needs at most about 1.7 GB, sixteen maps of its finest level (and where a stride makes that one coarser
-    than the patch, eight times the patch's probabilities), and twenty scans of 350 x 350 x 300 mm on its grid: 3.5 GB for
-    `surrogate` (3.2 measured), 10.6 GB for `paper` (a step: 7.2, without the scans).
+    than the patch, eight times the patch's probabilities), and all scans, of 350 x 350 x 300 mm, on its grid: with twenty 3.5 GB
+    for `surrogate` (3.2 measured), 10.6 GB for `paper` (a step: 7.2, without the scans).
 
     Args:
         cores: to share among the trainings.
@@ -161,26 +153,23 @@ def training_threads(profile: Profile, cores: int, memory_gb: float | None = Non
     """
     voxels, stride = math.prod(profile.patches.shape_vox) * profile.patches.batch_size, math.prod(profile.network.stride)
     values = 16 * profile.network.filters[0] / stride + (8 * len(CLASSES) if stride > 1 else 0)
-    scans = 20 * 350 * 350 * 300 / math.prod(profile.preprocessing.spacing_mm) * (4 + 1)  # float32 image, uint8 labels
+    scans = cases * 350 * 350 * 300 / math.prod(profile.preprocessing.spacing_mm) * (4 + 1)  # float32 image, uint8 labels
     needed = 1.7 + (voxels * values * 4 + scans) / 1e9
     there = memory_gb or memory() / 1e9
     at_once = int(0.8 * there / needed) if math.isfinite(there) else 1
     return -(-cores // max(1, min(at_once, cores, profile.folds.number)))
 
 
-class _Relay:
+class _Relay(io.TextIOBase):
     """Takes what a notebook prints and shows its lines in the terminal, each after the notebook's name."""
 
     def __init__(self, name: str):
         self.name = name
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         """Show the lines of `text`; called by papermill."""
         sys.stderr.writelines(f"{MARK}{self.name}: {line}\n" for line in text.splitlines() if line.strip())
-
-    def flush(self) -> None:
-        """Called by papermill."""
-        sys.stderr.flush()
+        return len(text)
 
 
 def _watch(command: list[str], log_file: Path, lock: IO[str]) -> None:

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from covidlib import book
+from covidlib.dataset import Fold
+from covidlib.errors import DataError
+from covidlib.files import write_json
+from covidlib.profile import Profile
+from covidlib.runs import Run
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,15 @@ def test_a_notebook_that_runs_for_each_fold_has_the_fold_in_its_title_and_in_its
     three = three.replace('course"', 'course-fold-3"').replace("course`", "course-fold-3`")
     assert book.told_by_fold(text, "04_training_fold_3") == three
     assert book.told_by_fold(text, "05_evaluation") == text
+
+
+def test_scores_of_some_folds_only_make_no_book(tmp_path: Path) -> None:
+    """As notebook 05 leaves them when it is run with `folds`."""
+    folds = tuple(Fold(number, (), ()) for number in range(2))
+    run = Run(Profile(), tmp_path, tmp_path, (), folds)
+    write_json(tmp_path / "manifest.json", {"folds": {"0": {}}})
+    with pytest.raises(DataError, match=r"its scores are of 1 folds; run notebook 05 with folds = \[\] again"):
+        book.stage(run)
 
 
 def test_every_table_that_a_page_includes_is_made(tmp_path: Path) -> None:

@@ -127,7 +127,10 @@ def test_an_error_of_ours_is_one_line_and_exit_code_1(tmp_path, capsys, argument
     assert not (tmp_path / "run" / "notebooks").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["chekc"], ["check"], ["run", "--folds", "one"], ["run", "--fold", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["chekc"], ["check"], ["run", "--folds", "one"], ["run", "--fold", "x"], ["predict", "a", "--out=b", "--memory=nan"]],
+)
 def test_a_wrong_call_shows_how_it_is_called(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -19,6 +19,7 @@ from covidlib.dataset import (
     MA_GROUPS,
     MASKS,
     check_folder,
+    check_volume,
     detect_intensity,
     list_cases,
     load_case,
@@ -146,8 +147,6 @@ def test_intensity_can_be_overruled_per_case(tmp_path, write_case):
     stored = np.linspace(0, 4095, 120).reshape(6, 5, 4).astype(np.int16)
     write_case(tmp_path, CASE, stored)
     assert load_case(tmp_path, CASE, "grey").intensity == "grey"
-    sound, problems, _ = check_folder(tmp_path, {CASE: "hu"})
-    assert (sound, problems) == ([CASE], [])
     with pytest.raises(DataError, match="intensity 'HU'; allowed: hu, grey"):
         load_case(tmp_path, CASE, "HU")
 
@@ -181,7 +180,7 @@ BAD = {  # name: arguments of write_case; folder of the file to blame; words of 
     "label NaN": ({"labels": with_value(LABELS, np.nan)}, MASKS, "labels [nan] found"),
     "image NaN": ({"image": with_value(IMAGE, np.nan)}, IMAGES, "1 voxels are NaN or infinite"),
     "image infinite": ({"image": with_value(IMAGE, -np.inf)}, IMAGES, "1 voxels are NaN or infinite"),
-    "image 4-D": ({"image": IMAGE[..., None].astype(np.int16), "labels": LABELS}, IMAGES, "(6, 5, 4, 1)"),
+    "image 4-D": ({"image": np.stack([IMAGE] * 2, 3).astype(np.int16), "labels": LABELS}, IMAGES, "(6, 5, 4, 2)"),
     "mask 4-D": ({"labels": np.zeros((6, 5, 4, 2), np.uint8)}, MASKS, "(6, 5, 4, 2)"),
     "image 2-D": ({"image": IMAGE[0].astype(np.int16), "labels": LABELS}, IMAGES, "allowed: one 3-D volume"),
     "image RGB": ({"image": RGB, "labels": LABELS}, IMAGES, "allowed: one 3-D volume of numbers"),
@@ -214,6 +213,20 @@ def test_bad_input_is_named_with_case_and_file_and_its_neighbor_stays_sound(tmp_
     assert (sound, notes) == (["coronacases_002"], [])
     with pytest.raises(DataError, match=re.escape(problems[0])):
         load_case(tmp_path, list_cases(tmp_path)[0])
+
+
+def test_a_series_of_one_volume_is_a_volume(tmp_path, write_case):
+    stored = IMAGE.astype(np.int16)
+    whole, single = (write_case(tmp_path / str(one.ndim), CASE, one, LABELS) for one in (stored, stored[..., None]))
+    np.testing.assert_array_equal(load_case(single, CASE).image, load_case(whole, CASE).image)
+
+
+def test_a_scan_longer_than_any_patient_is_refused():
+    """300 slices whose thickness was written in hundredths: on the working grid it would exceed all memory."""
+    volume = np.broadcast_to(np.int16(0), (512, 512, 300))
+    check_volume(volume, np.array([0.7, 0.7, 1.0]), np.eye(4), "a")
+    with pytest.raises(DataError, match=r"a: 358 x 358 x 30000 mm; allowed: up to 2500 mm a side; correct the spacing"):
+        check_volume(volume, np.array([0.7, 0.7, 100.0]), np.eye(4), "a")
 
 
 BROKEN = {  # name: what becomes of the bytes of a good .nii.gz

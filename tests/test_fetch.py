@@ -93,8 +93,8 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
-def get(server: Server, folder: Path, **options: object) -> Path:
-    return fetch(folder, server.url, sums(server.files), **options)
+def get(server: Server, folder: Path) -> Path:
+    return fetch(folder, server.url, sums(server.files))
 
 
 def assert_whole(folder: Path) -> None:
@@ -125,15 +125,6 @@ def test_second_call_makes_no_request(server: Server, tmp_path: Path) -> None:
     get(server, tmp_path)
     server.asked.clear()
     get(server, tmp_path)
-    assert server.asked == []
-
-
-def test_archives_can_be_deleted(server: Server, tmp_path: Path) -> None:
-    get(server, tmp_path, keep=False)
-    assert_whole(tmp_path)
-    assert list((tmp_path / "archives").iterdir()) == []
-    server.asked.clear()
-    get(server, tmp_path, keep=False)
     assert server.asked == []
 
 

@@ -141,12 +141,13 @@ def test_strip_without_a_window_uses_percentiles_and_hides_unused_places() -> No
 
 def test_truth_and_prediction_in_rows_of_three(case: Case) -> None:
     nothing = np.zeros_like(case.labels)
-    figure = F.truth_and_prediction([("worst", case, case.labels, nothing, None), ("best", case, case.labels, case.labels, 3)])
+    figure = F.truth_and_prediction([("worst", case, nothing), ("best", case, case.labels)])
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["worst", "truth", "prediction", "best", "truth", "prediction"]
     assert [len(axes.images) for axes in figure.axes] == [1, 2, 2] * 2
     assert figure.axes[2].images[1].get_array().max() == 0
-    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), case.image[:, :, 3].T)
+    shown = case.image[:, :, F.fullest_slice(case.labels)].T
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), shown)
     assert legend(figure) == ["left lung", "right lung", "infection"]
 
 
@@ -163,7 +164,7 @@ def test_disagreement_has_three_kinds(case: Case) -> None:
 
 
 def test_error_map_shows_truth_prediction_and_errors_of_infection_in_colors_of_their_own(case: Case) -> None:
-    figure = F.error_map([("case_a", case, case.labels, wrong_prediction(case), None)])
+    figure = F.error_map([("case_a", case, wrong_prediction(case))])
     assert [axes.get_title() for axes in figure.axes] == ["case_a", "prediction", "where they differ"]
     missed = figure.axes[2].images[1].get_array()[1, 2]  # slice 1: the first with an error of infection
     assert tuple(missed) == to_rgba(F.ERRORS["missed infection"], 0.9)
@@ -390,6 +391,13 @@ def test_overlay_shows_the_height_of_the_labels(case):
     assert len([axes for axes in F.overlay(case, np.zeros_like(labels), "").axes if axes.get_title()]) == 5  # none: all slices
 
 
+def test_a_scout_from_the_side_is_drawn_no_higher_than_four_times_its_width():
+    image = np.linspace(-1000, 500, 512 * 8).reshape(1, 512, 8)
+    scout = Case("scout", image, None, (0.7, 0.7, 0.7), "hu", np.eye(4), None, "RAS")
+    width, height = F.overlay(scout, np.zeros(image.shape, np.uint8), "scout").get_size_inches()
+    assert height < 4 * width
+
+
 def test_all_of_a_long_title_is_in_the_overlay(case):
     said = "WARNING: ambiguous: took series 2 of 3, the one with most slices, " * 4
     figure = F.overlay(case, case.labels, f"{said}\nNot for clinical use.")
@@ -427,7 +435,7 @@ def small_network() -> SimpleNamespace:
 
 
 def rows() -> list[tuple]:
-    return [("case_a", drawn_case(), drawn_case().labels, wrong_prediction(drawn_case()), None)]
+    return [("case_a", drawn_case(), wrong_prediction(drawn_case()))]
 
 
 def flight() -> plt.Figure:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import subprocess
+import sys
 
 import pytest
 
@@ -47,6 +48,9 @@ def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch
     with only_one(tmp_path / "out"):
         (tmp_path / "out" / "result").touch()
     assert "out: locks do not work here" in caplog.text
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    with only_one(tmp_path / "elsewhere"):
+        assert "elsewhere: locks do not work here" in caplog.text
 
 
 def test_a_process_that_inherits_the_lock_holds_the_folder(tmp_path):

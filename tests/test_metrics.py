@@ -241,7 +241,7 @@ def test_infected_slices_only():
 
 
 def test_headline_leaves_out_the_nearly_empty_case_and_counts_what_has_no_value():
-    counted = ("dice", "dice_infected_slices", "sensitivity", "nsd")
+    counted = ("dice", "dice_infected_slices", "sensitivity", "specificity", "nsd")
     cases = ((0, "a", 0.8, 2.0), (0, "b", 0.6, math.nan), (1, NEARLY_EMPTY, 0.0, 9.0), (1, "c", 0.4, 4.0))
     rows = [
         {"fold": fold, "case": case, "class": name, "hd95_mm": distance, **dict.fromkeys(counted, dice)}
@@ -252,7 +252,9 @@ def test_headline_leaves_out_the_nearly_empty_case_and_counts_what_has_no_value(
     assert table.loc["infection Dice, all slices"].tolist() == [pytest.approx(0.6), 3, 0]
     assert table.loc["infection HD95 in mm"].tolist() == [3, 2, 1]
     assert table.loc["lowest infection Dice", "value"] == 0.4
-    assert table.loc["infection Dice, mean of fold medians (all cases)", "value"] == pytest.approx((0.7 + 0.2) / 2)
+    assert table.loc["lowest infection Dice, no case left out", "value"] == 0
+    for what in ("infection Dice", "infection sensitivity", "lungs Dice"):
+        assert table.loc[f"{what}, mean of fold medians (all cases)", "value"] == pytest.approx((0.7 + 0.2) / 2)
 
 
 def test_a_fold_is_scored_anew_when_a_prediction_changes(tmp_path, write_case):
@@ -320,6 +322,18 @@ def test_a_truth_of_one_kind_and_a_prediction_without_truth_are_said(tmp_path):
     assert table.empty and len(problems) == 3
     assert "no label but 1" in problems[0] and "write infection as 3" in problems[0]
     assert problems[1] == f"b: {tmp_path / 'found' / 'b.nii'}: no truth of that name; add it"
+
+
+def test_a_prediction_of_infection_written_as_1_is_said(tmp_path):
+    """Not one of a left lung alone, which may be what was asked of a network."""
+    truth = np.zeros((6, 4, 4), np.uint8)
+    truth[:3], truth[1:3, 1:3, 1:3] = 1, 3
+    stored(tmp_path / "truth" / "a.nii", truth, np.eye(4))
+    stored(tmp_path / "truth" / "b.nii", truth, np.eye(4))
+    stored(tmp_path / "found" / "a.NII.GZ", (truth == 3).astype(np.uint8), np.eye(4))
+    stored(tmp_path / "found" / "b.nii", (truth == 1).astype(np.uint8), np.eye(4))
+    table, (problem,) = score_folders(tmp_path / "truth", tmp_path / "found", tmp_path / "out.csv")
+    assert problem.startswith(f"a: {tmp_path / 'found' / 'a.NII.GZ'}: no label but 1") and set(table["case"]) == {"b"}
 
 
 def test_folders_and_files_that_cannot_be_are_refused(tmp_path):

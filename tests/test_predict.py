@@ -28,7 +28,7 @@ from covidlib.__main__ import main
 from covidlib.errors import DataError
 from covidlib.files import checksum, read_json, write_json
 from covidlib.predict import SHIPPED, Predictor, _unlike_a_chest, predict_scans
-from covidlib.profile import Preprocessing
+from covidlib.profile import Inference, Preprocessing
 from covidlib.quantification import quantify
 from covidlib.runs import ROOT
 from covidlib.scan import read_scan
@@ -379,9 +379,57 @@ def test_a_table_of_something_else_is_not_touched(scans, weights, tmp_path, cont
 
 
 def test_results_never_go_where_inputs_are(scans, weights):
-    for inputs, out in ((scans[:1], scans[0]), (scans, scans[1] + "/results")):  # a series is all that lies below its folder
-        with pytest.raises(DataError, match="is an input as well; give another folder"):
+    inside = f"{scans[0]}/a.nii.gz"
+    for inputs, out in ((scans[:1], scans[0]), ([inside], scans[0]), (scans, scans[1] + "/results")):  # a series: all below
+        with pytest.raises(DataError, match="is an input as well, or holds one; give another folder"):
             predict_scans(inputs, out, weights)
+
+
+def test_labels_that_were_changed_by_hand_stay_beside_new_ones(scans, weights, tmp_path, caplog):
+    out, edited = tmp_path / "out", tmp_path / "out" / "a_labels.nii.gz"
+    for number in (1, 2):
+        predict_scans(scans[:1], out, weights, None if number == 1 else "hu")
+        made = edited.read_bytes()
+        corrected = np.asarray(nib.load(edited).dataobj).copy()
+        corrected[0, 0, 0] = number
+        nib.save(nib.Nifti1Image(corrected, nib.load(edited).affine), edited)
+        kept = edited.read_bytes()
+        predict_scans(scans[:1], out, weights, None if number == 1 else "hu")
+        assert edited.read_bytes() == kept  # finished: left as it is
+        predict_scans(scans[:1], out, weights, "hu" if number == 1 else None)
+        assert edited.read_bytes() == made and (out / f"a_changed{number}.nii.gz").read_bytes() == kept
+        assert f"a: its labels were changed by hand; they are kept in a_changed{number}.nii.gz" in caplog.text
+        edited.write_bytes(made)
+
+
+def test_a_name_too_long_for_a_result_stops_no_other_scan(scans, weights, tmp_path):
+    long = "x" * 240  # with .nii.gz a name that the disk takes, with _labels.nii.gz none
+    shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / f"{long}.nii.gz")
+    shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "z.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").unlink()
+    assert predict_scans(tmp_path / "in", tmp_path / "out", weights) == [long]
+    assert [row["scan"] for row in table(tmp_path / "out" / "quantification.csv")] == ["a", "z"]
+    assert "File name too long" in table(tmp_path / "out" / "errors.csv")[0]["error"]
+
+
+def test_a_folder_that_was_out_of_reach_leaves_no_error_behind(scans, weights, tmp_path):
+    (tmp_path / "in" / "b.nii.gz").unlink()
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    (tmp_path / "in").mkdir()  # as of a share that is not mounted: it looks like a series without a file
+    assert predict_scans(scans[:1], tmp_path / "out", weights) == ["in"]
+    (tmp_path / "in").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "in")
+    assert predict_scans(scans[:1], tmp_path / "out", weights) == []
+    assert not (tmp_path / "out" / "errors.csv").exists()
+
+
+def test_what_a_spreadsheet_puts_before_a_table_and_the_default_memory_make_nothing_anew(scans, weights, tmp_path):
+    scan, path = tmp_path / "in" / "a.nii.gz", tmp_path / "out" / "quantification.csv"
+    predict_scans([scan], tmp_path / "out", weights)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    before = path.read_bytes()
+    assert predict_scans([scan], tmp_path / "out", weights, memory_gb=Inference().memory_gb) == []
+    assert path.read_bytes() == before
 
 
 def test_a_file_is_no_folder_for_results(scans, weights, tmp_path):

@@ -47,6 +47,13 @@ def test_another_window():
     assert to_grey(row(-200, 0, 150), "hu", Preprocessing(window_hu=(-100, 100))).ravel().tolist() == [0, 127.5, 255]
 
 
+def test_another_window_is_the_same_in_an_image_that_came_in_grey():
+    """-1000, -300 and 400 HU; grey stands for -1250 to 250 HU, so that 400 HU are its end and more."""
+    settings = Preprocessing(window_hu=(-1000, 400))
+    hu, grey = row(-1000, -700, -300, 250), (row(-1000, -700, -300, 250) + 1250) * 255 / 1500
+    np.testing.assert_allclose(to_grey(grey, "grey", settings), to_grey(hu, "hu", settings), atol=1e-3)
+
+
 def test_grey_stays_as_it_is():
     assert to_grey(row(0, 3, 128, 255), "grey", FIXED).ravel().tolist() == [0, 3, 128, 255]
 

@@ -8,7 +8,7 @@ import pytest
 
 from covidlib.dataset import CLASSES
 from covidlib.files import write_json
-from covidlib.metrics import NEARLY_EMPTY
+from covidlib.metrics import NEARLY_EMPTY, read_scores
 from covidlib.report import (
     cases_markdown,
     changes_markdown,
@@ -147,3 +147,10 @@ def test_the_readme_quotes_the_stored_scores():
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     quoted = [line for line in readme if re.match(r"\| (infection|lungs|lowest)", line)]
     assert len(quoted) >= 4 and set(quoted) <= set(table)
+
+
+def test_the_readme_says_what_is_marked_in_the_nearly_empty_case():
+    scores = read_scores(ROOT / "results" / "surrogate-gpu" / "scores.csv").set_index(["case", "class"])
+    true_ml, marked_ml = scores.loc[(NEARLY_EMPTY, "infection"), ["truth_ml", "predicted_ml"]]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{true_ml:.1f} mL of infection" in readme and f"{marked_ml:.0f} mL are marked" in readme

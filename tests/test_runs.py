@@ -141,6 +141,14 @@ def test_the_commit_is_that_of_the_checkout_and_nothing_outside_of_one(tmp_path,
     assert commit() is None
 
 
+def test_memory_is_that_of_the_container_where_it_may_use_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CONTAINER", tmp_path / "memory.max")
+    whole = runs.memory()
+    for said, expected in (("1000000\n", 1e6), ("max\n", whole), (f"{10**18}\n", whole)):
+        (tmp_path / "memory.max").write_text(said)
+        assert runs.memory() == expected
+
+
 def test_machine_and_versions_are_plain_words():
     assert " cores, " in machine() and "GiB" in machine() and "\n" not in machine()
     assert yaml.safe_load(yaml.safe_dump(versions())) == versions()

@@ -218,6 +218,14 @@ def test_scans_are_found_and_named(tmp_path):
         find_scans([tmp_path / "one", tmp_path / "one" / "a.nii.gz"])
 
 
+def test_names_that_some_disks_take_for_one_are_told_apart(tmp_path):
+    for name in ("one/Scan.nii.gz", "two/scan.nii.gz", "one/u\u0308.nii", "two/\u00fc.nii", "two/other.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_scans([tmp_path / "one", tmp_path / "two"])
+    assert sorted(found) == sorted(["one_Scan", "two_scan", "one_u\u0308", "two_\u00fc", "other"])
+
+
 # What is refused: file, reason, remedy
 
 

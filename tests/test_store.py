@@ -13,7 +13,7 @@ from covidlib.files import read_json, write_json
 from covidlib.inference import load_model, predict_fold, predict_volume
 from covidlib.metrics import score_run
 from covidlib.runs import Run, open_run, trained_weights, write_manifest
-from covidlib.store import export_weights, store_results
+from covidlib.store import export_weights, pack_run, store_results
 
 
 @pytest.fixture
@@ -37,6 +37,18 @@ def test_weights_in_half_precision_predict_nearly_the_same(evaluated, tmp_path):
     one, other = (predict_volume(load_model(half.profile, file), volume, half.profile) for file in files)
     np.testing.assert_allclose(one, other, atol=0.01)
     assert np.abs(one - other).max() > 0  # they are not the same file
+
+
+def test_weights_of_another_run_do_not_stay_beside_new_ones(evaluated, tmp_path):
+    export_weights(evaluated, tmp_path / "weights")
+    (tmp_path / "weights" / "fold_0").rename(tmp_path / "weights" / "fold_3")
+    (made,) = export_weights(evaluated, tmp_path / "weights")
+    assert trained_weights(tmp_path / "weights") == [made]
+
+
+def test_a_run_is_not_packed_into_itself(evaluated):
+    with pytest.raises(DataError, match="run: is the run itself; give another folder"):
+        pack_run(evaluated, evaluated.folder / ".." / "run")
 
 
 def test_kernels_become_float16_and_vectors_stay_float32(evaluated, tmp_path):

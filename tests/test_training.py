@@ -18,7 +18,7 @@ import yaml
 from covidlib import training
 from covidlib.batches import Batches
 from covidlib.errors import DataError
-from covidlib.files import read_json
+from covidlib.files import only_one, read_json
 from covidlib.network import begin_with, build_network
 from covidlib.preprocessing import Prepared
 from covidlib.profile import Training, load_profile
@@ -403,6 +403,24 @@ def test_profiles_cannot_begin_with_each_other(begun, tiny_folder, tmp_path):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**settings, "name": name}))
     with pytest.raises(DataError, match=r"training\.begin_with is '.*other\.yaml'; allowed: .*does not begin with itself"):
         train_fold(open_run(tmp_path / "one.yaml", tiny_folder, tmp_path / "circle"), 0)
+
+
+def test_the_place_of_a_profile_s_file_does_not_make_a_fold(begun, tiny_yaml, tiny_folder, tmp_path):
+    keys = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        shutil.copy(tiny_yaml, folder / "tiny.yaml")
+        settings = begun({"training.begin_with": str(folder / "tiny.yaml")}).profile.as_dict()
+        (folder / "fine.yaml").write_text(yaml.safe_dump({**settings, "name": "fine"}))
+        run = open_run(folder / "fine.yaml", tiny_folder, tmp_path / "run")
+        keys.append(training._keys(run, 0, beginning(run)))
+    assert keys[0] == keys[1]
+
+
+def test_a_fold_is_not_trained_by_two_at_once(tiny_yaml, tiny_folder, tmp_path):
+    run = open_run(tiny_yaml, tiny_folder, tmp_path / "run")
+    with only_one(run.folder / ".training" / "fold_0"), pytest.raises(DataError, match="fold_0: another run is at work"):
+        train_fold(run, 0)
 
 
 def no_fit(*arguments, **options):

@@ -166,6 +166,8 @@ def test_equal_volumes_give_equal_bytes() -> None:
         ({"labels": np.full((4, 5, 6), 3), "classes": {1: LEGEND[1]}}, r"hold \[3\]; allowed: \[0, 1\]"),
         ({"spacing_mm": (1, 1)}, "spacing_mm"),
         ({"spacing_mm": (1, 0, 1)}, "spacing_mm"),
+        ({"spacing_mm": (1, np.nan, 1)}, "spacing_mm"),
+        ({"window": (0, np.inf)}, "low < high"),
         ({"window": (5, 5)}, "low < high"),
         ({"window": (1, 2, 3)}, "low, high"),
         ({"window": ()}, "low, high"),

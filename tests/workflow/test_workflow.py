@@ -15,7 +15,7 @@ import pytest
 
 from covidlib import workflow
 from covidlib.errors import DataError
-from covidlib.files import only_one
+from covidlib.files import only_one, write_json
 from covidlib.profile import load_profile
 from covidlib.runs import ROOT, open_run
 
@@ -86,6 +86,7 @@ def test_as_many_trainings_at_once_as_memory_holds():
     assert workflow.training_threads(small, 2, 8) == 2
     assert workflow.training_threads(load_profile("surrogate-coarse"), 2, 6) == 1  # 2.2 GB
     assert workflow.training_threads(small, 16, 24) == 4  # five at once, on three or four threads each
+    assert workflow.training_threads(small, 16, 24, cases=200) == 16  # 13 GB each
     assert workflow.training_threads(paper, 2, 26) == 2  # 10.6 GB each at most: one after another
     assert workflow.training_threads(paper, 2, 27) == 1
 
@@ -127,16 +128,29 @@ def test_a_change_reruns_only_what_depends_on_it(copy, file, rules):
 
 
 def test_whatever_is_in_a_path_stays_in_it(copy):
-    odd = copy / "o'brien's {scans}"
+    odd = copy / "o'brien's {scans}: my #1"
     odd.mkdir()
     where = ["--snakefile", str(copy / "Snakefile"), "--directory", str(copy / "runs/tiny"), "--cores", "1", "--nolock"]
-    config = ["--config", "profile=tiny", f"data={odd}", f"out={copy / 'new'}"]
-    done = call(copy, "snakemake", "prepare", "-n", "-p", *where, *config)
+    write_json(copy / "given.json", {"profile": "tiny", "data": str(odd), "out": str(copy / "new")})  # as `run_all` writes it
+    done = call(copy, "snakemake", "prepare", "-n", "-p", *where, "--configfile", str(copy / "given.json"))
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() + done.stderr.splitlines() if "-m covidlib prepare" in line)
     given = ["--profile", "tiny", "--data", str(odd), "--out", str(copy / "new")]
     words = shlex.split(line)
     assert words[words.index("-m") :] == ["-m", "covidlib", "prepare", *given]
+
+
+def test_a_scan_that_is_replaced_by_an_older_file_is_prepared_anew(copy, tiny_folder, tmp_path):
+    data = shutil.copytree(tiny_folder, tmp_path / "data")
+    where = ["--snakefile", str(copy / "Snakefile"), "--directory", str(tmp_path), "--cores", "1", "--nolock", "--quiet", "rules"]
+    config = ["--config", "profile=tiny", f"data={data}", f"out={tmp_path / 'out'}"]
+    for _ in range(2):
+        done = call(copy, "snakemake", "prepare", *where, *config)
+        assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stdout + done.stderr
+    os.utime(next(data.rglob("*.nii*")), (0, 0))
+    done = call(copy, "snakemake", "prepare", "-n", *where, *config)
+    assert "Nothing to be done" not in done.stdout + done.stderr and "prepare" in done.stdout + done.stderr
 
 
 def test_failing_notebook_ends_the_run_with_its_own_line(copy):
