@@ -148,13 +148,8 @@ def predict_scans(
     with only_one(folder), logging_redirect_tqdm(), ThreadPoolExecutor(1) as reader:
         for left_by_a_killed_call in folder.glob(".part-*"):
             shutil.rmtree(left_by_a_killed_call)
-        made_of, known = _made_of(folder, scans, made_with), _rows(folder / "quantification.csv")
-        kinds = KINDS if probabilities else KINDS[:2]
-        finished = {
-            name
-            for name in scans.keys() & known.keys()
-            if known[name].get("key") == made_of[name]["key"] and all((folder / f"{name}_{kind}").is_file() for kind in kinds)
-        }
+        made_of = _made_of(folder, scans, made_with)
+        finished = _finished(folder, made_of, KINDS if probabilities else KINDS[:2])
         todo = [name for name in scans if name not in finished]
         for name in finished | ({_name(Path(path)) for path in inputs} - scans.keys()):
             _put_row(folder / "errors.csv", name, None)  # it, or the folder it is in, was out of reach in an earlier call
@@ -225,6 +220,13 @@ def _made_of(folder: Path, scans: Mapping[str, Path], made_with: str) -> dict[st
         what = f"{', '.join(others)}: {folder} has the result of another file of that name"
         raise DataError(f"{what}; give all files in one call, or another folder for the results")
     return {name: {"source": sources[name], "key": fingerprint([made_with, _stamp(path)])[:12]} for name, path in scans.items()}
+
+
+def _finished(folder: Path, made_of: Mapping[str, Mapping[str, str]], kinds: Sequence[str]) -> set[str]:
+    """Names of the scans whose rows are of this origin, and whose files of these kinds are there."""
+    known = _rows(folder / "quantification.csv")
+    ours = [name for name, told in made_of.items() if known.get(name, {}).get("key") == told["key"]]
+    return {name for name in ours if all((folder / f"{name}_{kind}").is_file() for kind in kinds)}
 
 
 def _renamed(folder: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -408,7 +408,7 @@ def test_a_name_too_long_for_a_result_stops_no_other_scan(scans, weights, tmp_pa
     shutil.copy(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "z.nii.gz")
     (tmp_path / "in" / "b.nii.gz").unlink()
     assert predict_scans(tmp_path / "in", tmp_path / "out", weights) == [long]
-    assert [row["scan"] for row in table(tmp_path / "out" / "quantification.csv")] == ["a", "z"]
+    assert [row["scan"] for row in table(tmp_path / "out" / "quantification.csv")] == ["a", "c", "z"]
     assert "File name too long" in table(tmp_path / "out" / "errors.csv")[0]["error"]
 
 

@@ -140,10 +140,10 @@ def test_whatever_is_in_a_path_stays_in_it(copy):
     assert words[words.index("-m") :] == ["-m", "covidlib", "prepare", *given]
 
 
-def test_a_scan_that_is_replaced_by_an_older_file_is_prepared_anew(copy, tiny_folder, tmp_path):
+def test_a_scan_that_is_replaced_by_an_older_file_is_prepared_anew(copy, tiny_yaml, tiny_folder, tmp_path):
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     where = ["--snakefile", str(copy / "Snakefile"), "--directory", str(tmp_path), "--cores", "1", "--nolock", "--quiet", "rules"]
-    config = ["--config", "profile=tiny", f"data={data}", f"out={tmp_path / 'out'}"]
+    config = ["--config", f"profile={tiny_yaml}", f"data={data}", f"out={tmp_path / 'out'}"]
     for _ in range(2):
         done = call(copy, "snakemake", "prepare", *where, *config)
         assert done.returncode == 0, done.stderr
