@@ -28,6 +28,13 @@ DOUBT = (
     "In {} a dot is a scan; on the line as much is marked as there is.",
     "Infection marked, as a multiple of the true infection, against the doubt of each scan, by the networks of two seeds",
 )
+CEILING = {
+    "shipped": "ours, as shipped",
+    "more": "a fifth cycle",
+    "taller": "a fifth cycle, in patches twice as high",
+    "coarse": "coarse grid, copied infection",
+    "finer": "that, then the finer grid",
+}
 TYPICAL_WEIGHT, POWERS = 2.0, range(7)
 
 
@@ -49,6 +56,7 @@ def main(folder: Path) -> None:
         "folds_apart.md": folds_markdown(folds, usual, "apart"),
         "not_copied.md": not_copied_markdown(RESULTS / "surrogate" / "scores.csv", RESULTS / "not_copied.csv", cycles),
         "cycles.md": cycles_markdown(cycles),
+        "ceiling.md": ceiling_markdown(RESULTS / "ceiling.csv"),
         "viewer.md": viewer_markdown(RESULTS / "viewer.json"),
     }
     for name, text in texts.items():
@@ -163,6 +171,23 @@ def cycles_markdown(file: Path) -> str:
     first = mean.loc[1]
     said = f"{len(first)} cases, seed {first['seed'].iloc[0]}; the folds are of the mean. Trained on "
     return f"{markdown_table(head, lines)}\n{said}{'; '.join(mean['machine'].unique())}.\n"
+
+
+def ceiling_markdown(file: Path) -> str:
+    """Mean infection Dice by fold of the networks that ship and of further trainings, from bench/ceiling.py's file."""
+    if not file.is_file():
+        return "Not measured yet.\n"
+    rows = pd.read_csv(file)
+    dice = rows[rows["case"] != NEARLY_EMPTY].pivot_table(index="variant", columns=["judged", "fold"], values="infection")
+    made, folds = rows.groupby("variant")["steps"].first(), sorted(rows["fold"].unique())
+    lines = []
+    for variant, said in CEILING.items():
+        shown = [dice.loc[variant].get((judged, fold), math.nan) for judged in ("alone", "mean") for fold in folds]
+        lines.append((said, f"{made[variant]:,}", *map(three, shown)))
+    head = [f"{judged}fold {fold}" for judged in ("", "mean with ours, ") for fold in folds]
+    counted = rows["case"].nunique()
+    told = f"{counted} cases, seed {rows['seed'].iloc[0]}. Trained on {'; '.join(rows['machine'].unique())}."
+    return f"{markdown_table(('network', 'further steps', *head), lines)}\n{told}\n"
 
 
 def _cycle_dice(file: Path, weights: str) -> pd.DataFrame:

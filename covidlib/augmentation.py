@@ -44,12 +44,14 @@ def augmented_crop(
     image, labels = spatial_crop(volume, corner, shape, settings, which_fire(settings, rng), rng)
     if giver:
         lent = spatial_crop(*giver, shape, settings, which_fire(settings, rng), rng)
-        image, labels = with_infection_of(*lent, image, labels)
+        if settings.copied_mirrored:
+            lent = mirror(*lent, which_flip(settings, rng), settings.swap_lungs)
+        strength = 1 if settings.copied_strength == (1, 1) else rng.uniform(*settings.copied_strength)
+        image, labels = with_infection_of(*lent, image, labels, strength)
     for name in COLOUR:
         if rng.random() < settings.probability:
             image = colour_transform(name, settings)(data=image[None, None])["data"][0, 0]
-    flips = [(rng.random() < settings.mirror_probability) and axis in settings.mirror_axes for axis in "xyz"]
-    return mirror(image, labels, flips, settings.swap_lungs)
+    return mirror(image, labels, which_flip(settings, rng), settings.swap_lungs)
 
 
 def which_fire(settings: Augmentation, rng: np.random.Generator) -> dict[str, bool]:
@@ -57,8 +59,13 @@ def which_fire(settings: Augmentation, rng: np.random.Generator) -> dict[str, bo
     return {name: rng.random() < settings.probability for name in SPATIAL}
 
 
+def which_flip(settings: Augmentation, rng: np.random.Generator) -> list[bool]:
+    """Whether to mirror along x, y, z."""
+    return [(rng.random() < settings.mirror_probability) and axis in settings.mirror_axes for axis in "xyz"]
+
+
 def with_infection_of(
-    giver_image: np.ndarray, giver_labels: np.ndarray, image: np.ndarray, labels: np.ndarray
+    giver_image: np.ndarray, giver_labels: np.ndarray, image: np.ndarray, labels: np.ndarray, strength: float = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Copy another patch's infection, and the lung up to two voxels around it in plane, to where this one shows lung.
 
@@ -67,6 +74,7 @@ def with_infection_of(
 
     Args:
         giver_image, giver_labels, image, labels: all of one shape (x, y, z).
+        strength: 0 to 1, of the copied grey; the rest is the patch's own, as of a fainter infection.
 
     Returns:
         image float32 and labels uint8, new arrays.
@@ -76,7 +84,8 @@ def with_infection_of(
     infected = giver_labels == INFECTION
     around = binary_dilation(infected, np.ones((3, 3, 1)), 2) & (giver_labels > 0)
     takes = np.isin(labels, LUNGS) & around
-    return np.where(takes, giver_image, image), np.where(takes & infected, np.uint8(INFECTION), labels)
+    grey = np.float32(strength) * giver_image + np.float32(1 - strength) * image
+    return np.where(takes, grey, image), np.where(takes & infected, np.uint8(INFECTION), labels)
 
 
 def mirror(image: np.ndarray, labels: np.ndarray, axes: Sequence[bool], swap_lungs: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -91,6 +91,8 @@ class Augmentation:
     rotation_degrees: tuple[float, float, float] = _number((15.0, 15.0, 15.0), 0, 180)  # about x, y, z; drawn from +-
     scaling: tuple[float, float] = _number((0.85, 1.25), 0.2, 5)
     copied_probability: float = _number(0.0, 0, 1)  # of copying another case's infection into the patch's lungs (not the paper's)
+    copied_strength: tuple[float, float] = _number((1.0, 1.0), 0.1, 1)  # of its grey; the rest is the patch's own: fainter
+    copied_mirrored: bool = False  # by itself first, along `mirror_axes`: right-sided infection into left lungs
     image_order: int = _number(2, 0, 3)  # of the interpolating spline; the original: 3
 
 

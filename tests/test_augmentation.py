@@ -367,6 +367,27 @@ def test_infection_is_copied_to_where_there_is_lung_and_two_voxels_of_lung_aroun
     assert (image.dtype, copied.dtype) == (np.float32, np.uint8)
 
 
+def test_fainter_infection_keeps_some_of_the_grey_that_was_there():
+    giver, labels = np.array([1, 3, 1], np.uint8).reshape(3, 1, 1), np.array([0, 1, 1], np.uint8).reshape(3, 1, 1)
+    image, copied = with_infection_of(np.full((3, 1, 1), 9.0), giver, np.ones((3, 1, 1)), labels, strength=0.25)
+    assert image.ravel().tolist() == [1, 3, 3] and copied.ravel().tolist() == [0, 3, 1]  # a quarter of the way from 1 to 9
+
+
+def test_what_is_copied_is_faint_and_mirrored_as_the_profile_says():
+    """The giver's infection, of value 9, lies at x = 0 alone; mirrored by itself it goes to x = 7 of a lung of value 1."""
+    marked = np.ones((8, 8, 2), np.uint8)
+    marked[0] = 3
+    taker, giver = (volume_of(np.full(marked.shape, value), labels) for value, labels in ((1.0, marked * 0 + 1), (9.0, marked)))
+    both = dataclasses.replace(NONE, copied_mirrored=True, copied_strength=(0.5, 0.75), mirror_probability=1.0, mirror_axes="x")
+    rng = np.random.default_rng(0)
+    image, labels = augmented_crop(taker, (0, 0, 0), marked.shape, both, rng, (giver, (0, 0, 0)))
+    assert (labels[0] == 3).all() and not (labels[1:] == 3).any()  # to 7, and with the whole patch back to 0
+    assert 5 <= image[0, 0, 0] <= 7 and np.allclose(image[0], image[0, 0, 0]) and np.allclose(image[3:], 1)
+    plain = dataclasses.replace(both, copied_mirrored=False, copied_strength=(1.0, 1.0))
+    image, labels = augmented_crop(taker, (0, 0, 0), marked.shape, plain, rng, (giver, (0, 0, 0)))
+    assert (labels[7] == 3).all() and np.allclose(image[7], 9)
+
+
 def test_what_is_no_lung_of_the_giver_is_not_copied_and_neither_are_slices_above_and_below():
     giver = np.zeros((5, 1, 3), np.uint8)
     giver[2, 0, 1], giver[3, 0, 1] = 3, 1

@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import speed
 from measured import (
+    CEILING,
+    ceiling_markdown,
     costs_markdown,
     cycles_markdown,
     decisions_markdown,
@@ -173,6 +175,23 @@ def test_cycles_are_told_alone_and_as_the_mean_of_all_so_far(tmp_path):
     assert cells(text, "1") == ["1", "1,000", "0.500", "0.500", "0.400", "0.550"]
     assert cells(text, "2") == ["2", "2,000", "0.400", "0.600", "0.400", "0.700"]
     assert "3 cases, seed 7" in text and "an abacus; a slide rule" in text
+
+
+def test_further_trainings_are_shown_alone_and_in_the_mean_with_what_ships(tmp_path):
+    """The nearly empty case counts in neither."""
+    assert "Not measured" in ceiling_markdown(tmp_path / "ceiling.csv")
+    told = {"fold": 1, "seed": 7, "machine": "an abacus"}
+    rows = []
+    for number, variant in enumerate(CEILING):
+        for judged in ("alone",) if variant == "shipped" else ("alone", "mean"):
+            for case, dice in (("a", 0.4), ("b", 0.6), (NEARLY_EMPTY, 0.0)):
+                found = dice + 0.1 * (judged == "mean")
+                rows.append({"variant": variant, "judged": judged, "case": case, "infection": found, "steps": 100 * number, **told})
+    pd.DataFrame(rows).to_csv(tmp_path / "ceiling.csv", index=False)
+    text = ceiling_markdown(tmp_path / "ceiling.csv")
+    assert cells(text, CEILING["shipped"]) == [CEILING["shipped"], "0", "0.500", ""]
+    assert cells(text, CEILING["coarse"]) == [CEILING["coarse"], "300", "0.500", "0.600"]
+    assert "seed 7" in text and "an abacus" in text
 
 
 def test_the_viewer_is_told_with_the_slowest_plane_and_where_it_was_measured(tmp_path):
