@@ -185,8 +185,8 @@ def test_further_trainings_are_shown_alone_and_in_the_mean_with_what_ships(tmp_p
     for number, variant in enumerate(CEILING):
         for judged in ("alone",) if variant == "shipped" else ("alone", "mean"):
             for case, dice in (("a", 0.4), ("b", 0.6), (NEARLY_EMPTY, 0.0)):
-                found = dice + 0.1 * (judged == "mean")
-                rows.append({"variant": variant, "judged": judged, "case": case, "infection": found, "steps": 100 * number, **told})
+                row = {"variant": variant, "judged": judged, "case": case, "steps": 100 * number, **told}
+                rows.append({**row, "infection": dice + 0.1 * (judged == "mean")})
     pd.DataFrame(rows).to_csv(tmp_path / "ceiling.csv", index=False)
     text = ceiling_markdown(tmp_path / "ceiling.csv")
     assert cells(text, CEILING["shipped"]) == [CEILING["shipped"], "0", "0.500", ""]
