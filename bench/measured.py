@@ -186,7 +186,7 @@ def ceiling_markdown(file: Path) -> str:
         lines.append((said, f"{made[variant]:,}", *map(three, shown)))
     head = [f"{judged}fold {fold}" for judged in ("", "mean with ours, ") for fold in folds]
     counted = rows["case"].nunique()
-    told = f"{counted} cases, seed {rows['seed'].iloc[0]}. Trained on {'; '.join(rows['machine'].unique())}."
+    told = f"Mean infection Dice of {counted} cases, seed {rows['seed'].iloc[0]}. Trained on {'; '.join(rows['machine'].unique())}."
     return f"{markdown_table(('network', 'further steps', *head), lines)}\n{told}\n"
 
 
