@@ -185,8 +185,8 @@ def ceiling_markdown(file: Path) -> str:
         shown = [dice.loc[variant].get((judged, fold), math.nan) for judged in ("alone", "mean") for fold in folds]
         lines.append((said, f"{made[variant]:,}", *map(three, shown)))
     head = [f"{judged}fold {fold}" for judged in ("", "mean with ours, ") for fold in folds]
-    counted = rows["case"].nunique()
-    told = f"Mean infection Dice of {counted} cases, seed {rows['seed'].iloc[0]}. Trained on {'; '.join(rows['machine'].unique())}."
+    counted, machines = rows["case"].nunique(), "; ".join(rows["machine"].unique())
+    told = f"Mean infection Dice of {counted} cases, seed {rows['seed'].iloc[0]}. Trained on {machines}."
     return f"{markdown_table(('network', 'further steps', *head), lines)}\n{told}\n"
 
 
