@@ -8,9 +8,9 @@ their grid; `finer`: and then on the finer one. Each is judged alone, and as the
 network that ships. What they begin with is trained first, unless it is there: in runs/ceiling/more/beginning and so on.
 """
 
+import argparse
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,42 +35,41 @@ VARIANTS = {  # name -> profile, epochs, what it begins with, what else is chang
 
 
 def main() -> None:
-    """Train, predict and score, fold by fold, and write what is measured as soon as it is."""
+    """Train, then predict and score, fold by fold, and write what is measured as soon as it is."""
     parser = command_line(__doc__, "surrogate-gpu")
     parser.add_argument("--folds", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     for number in given.folds:
-        shipped: list[np.ndarray] = []
-        for name, (profile, epochs, first, changes) in VARIANTS.items():
-            begins = {"training.begin_with": str(_file(first) if first in VARIANTS else first), "training.weights": "last"}
-            length = {"training.epochs": epochs, "training.cycle_epochs": [epochs]}
-            given.profile = profile
-            if first in VARIANTS:  # which is trained already
-                shutil.copytree(FOLDER / first, FOLDER / name / "beginning", dirs_exist_ok=True)
-            run = train_variant(given, f"ceiling/{name}", {**COPIES, **begins, **length, **changes}, [number])
-            _file(name).write_text(yaml.safe_dump({**run.profile.as_dict(), "name": name}), encoding="utf-8")
-            if name == "more":
-                base = beginning(run)
-                shipped = [*_probabilities(base, base, number)]
-                update_table(_judged(base, number, "shipped", "alone", shipped, 0), TABLE, "variant", "judged", "fold")
+        runs = {name: _trained(given, name, number) for name in VARIANTS}
+        base = beginning(runs["more"])  # as shipped
+        shipped = [*_probabilities(base, base, number)]
+        update_table(_judged(base, number, "shipped", "alone", shipped, 0), TABLE, "variant", "judged", "fold")
+        for name, run in runs.items():
             found, made = [*_probabilities(run, base, number)], steps(run, number)
-            made += steps(beginning(run), number) if first in VARIANTS else 0
-            rows = _judged(base, number, name, "alone", found, made)
+            made += steps(beginning(run), number) if VARIANTS[name][2] in VARIANTS else 0
             means = [(one + other) / 2 for one, other in zip(found, shipped, strict=True)]
-            update_table(rows + _judged(base, number, name, "mean", means, made), TABLE, "variant", "judged", "fold")
+            rows = _judged(base, number, name, "alone", found, made) + _judged(base, number, name, "mean", means, made)
+            update_table(rows, TABLE, "variant", "judged", "fold")
 
 
-def _file(name: str) -> Path:
-    return FOLDER / f"{name}.yaml"
+def _trained(given: argparse.Namespace, name: str, number: int) -> Run:
+    """A variant's run, this fold trained; its profile is written down, for another may begin with it."""
+    profile, epochs, first, changes = VARIANTS[name]
+    length = {"training.epochs": epochs, "training.cycle_epochs": [epochs], "training.weights": "last"}
+    if first in VARIANTS:  # which is trained already
+        shutil.copytree(FOLDER / first, FOLDER / name / "beginning", dirs_exist_ok=True)
+        first = str(FOLDER / f"{first}.yaml")
+    settings = {**COPIES, **length, "training.begin_with": first, **changes}
+    run = train_variant(argparse.Namespace(profile=profile, data=given.data), f"ceiling/{name}", settings, [number])
+    (FOLDER / f"{name}.yaml").write_text(yaml.safe_dump({**run.profile.as_dict(), "name": name}), encoding="utf-8")
+    return run
 
 
 def _probabilities(run: Run, finest: Run, number: int) -> Iterator[np.ndarray]:
     """Of each test case, on the working grid of the run `finest`."""
     model, cases = load_model(run.profile, run.fold_folder(number) / "model.weights.h5"), run.folds[number].test
     for prepared, wanted in zip(run.prepared(cases), finest.prepared(cases), strict=True):
-        found = predict_volume(model, prepared, run.profile)
-        shares = np.moveaxis(found, 3, 0)
-        yield np.stack([resample(share, wanted.image.shape, "linear") for share in shares], 3)
+        yield resample(predict_volume(model, prepared, run.profile), wanted.image.shape, "linear")
 
 
 def _judged(run: Run, number: int, variant: str, judged: str, found: list[np.ndarray], made: int) -> list[dict[str, Any]]:

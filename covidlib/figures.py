@@ -7,7 +7,7 @@ in RAS+, slices of them (x, y). Lungs are drawn in two blues, infection in a red
 
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from matplotlib import colors
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from covidlib.dataset import CLASSES, Case
 from covidlib.metrics import lungs_or_infection
@@ -99,6 +99,25 @@ def step_strip(panels: Sequence[Panel | tuple[Any, ...]], columns: int = 4) -> F
     keys = [(name, color) for _, name, color in OVERLAID if False in kinds] + [key for key in ERRORS.items() if True in kinds]
     if keys:
         _legend(figure, [Patch(fc=color, ec="white", lw=0.5, label=name) for name, color in keys], 3, "white")
+    return figure
+
+
+def framed(volume: Prepared, corners: Iterable[Sequence[int]], shape_vox: Sequence[int], labels: bool = True) -> Figure:
+    """Where blocks of a volume lie, such as patches or windows: yellow frames, from below and from the front.
+
+    Args:
+        volume: shown with its labels or without.
+        corners: of the blocks, in voxels.
+        shape_vox: of each block.
+    """
+    y, (x_mm, _, z_mm) = volume.labels.shape[1] // 2, volume.spacing_mm
+    front = volume.image[:, y], volume.labels[:, y] if labels else None
+    below = slice_panel(volume, None, "from below", labels or None)
+    figure = step_strip([below, Panel("from the front", *front, spacing_mm=(x_mm, z_mm))], columns=2)
+    width, depth, height = np.multiply(shape_vox, volume.spacing_mm)
+    for x, y_low, z_low in np.multiply([*corners], volume.spacing_mm):
+        for axes, start, tall in zip(figure.axes, (y_low, z_low), (depth, height), strict=True):
+            axes.add_patch(Rectangle((x, start), width, tall, fill=False, color="#FFD400"))
     return figure
 
 

@@ -160,17 +160,14 @@ def predict_scans(
             reader.submit(__import__, "covidlib.figures")  # matplotlib, while the networks compute
         for number, name in enumerate(tqdm(todo, "scans", disable=None), 1):
             coming += [reader.submit(read, following) for following in todo[number : number + 1]]  # the next, meanwhile
-            reachable, problem = os.path.exists(scans[name]), None  # of a share that is gone, an earlier result stays
+            reachable = os.path.exists(scans[name])
             try:
                 said = _predict_one(predictor, *coming.pop(0).result(), folder, made_of[name], probabilities)
             except Exception as error:  # one bad scan must not stop the others
-                with contextlib.suppress(OSError):
-                    if reachable:
-                        _forget(folder, name)
-                said = _reason(name, error)
-                problem = {"error": said}
+                said = _give_up(folder, name, error, reachable)
                 failed.append(name)
-            _put_row(folder / "errors.csv", name, problem)
+            else:
+                _put_row(folder / "errors.csv", name, None)
             left = (time.monotonic() - started) / number * (len(todo) - number) / 60
             log.info("%d of %d, %s%s", number, len(todo), said, f"; about {left:.0f} min left" if number < len(todo) else "")
         for name, now in _renamed(folder, made_of).items():
@@ -250,6 +247,16 @@ def _forget(folder: Path, name: str) -> None:
     _put_row(folder / "quantification.csv", name, None)
     for kind in KINDS:
         (folder / f"{name}_{kind}").unlink(missing_ok=True)
+
+
+def _give_up(folder: Path, name: str, error: Exception, reachable: bool) -> str:
+    """Note in errors.csv why a scan failed, and return it. An earlier result goes, but not that of a share that is gone."""
+    if reachable:
+        with contextlib.suppress(OSError):
+            _forget(folder, name)
+    said = _reason(name, error)
+    _put_row(folder / "errors.csv", name, {"error": said})
+    return said
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -100,14 +100,14 @@ def view(image: np.ndarray | Case, labels: np.ndarray | None = None, prediction:
 
 def _check(image: np.ndarray, drawn: list[np.ndarray], spacing_mm: Sequence, span: list, unit: str, known: set) -> None:
     shapes = [labels.shape for labels in drawn if labels.shape != image.shape]
-    lengths = [mm for mm in spacing_mm if 0 < mm < np.inf]
     unknown = sorted({label for labels in drawn for label in np.unique(labels).tolist()} - known)
     for wrong, message in (
         (unit not in RANGES, f"intensity is {unit!r}; allowed: 'hu' or 'grey'"),
         (image.ndim != 3 or not image.size, f"image has shape {image.shape}; give one volume with axes (x, y, z)"),
         (shapes, f"labels have shape {shapes and shapes[0]}, not the image's {image.shape}; use one grid"),
         (unknown, f"labels hold {unknown}; allowed: {sorted(known)}; name further ones in `classes`"),
-        (len(lengths) != 3 or len(spacing_mm) != 3, f"spacing_mm is {spacing_mm}; give three lengths above 0 mm"),
+        (len(spacing_mm) != 3 or not all(0 < mm < np.inf for mm in spacing_mm),
+         f"spacing_mm is {spacing_mm}; give three lengths above 0 mm"),
         (len(span) != 2 or not -np.inf < span[0] < span[-1] < np.inf, f"window is {span}; give (low, high) with low < high"),
     ):
         if wrong:

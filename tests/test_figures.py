@@ -23,6 +23,7 @@ from scipy import ndimage
 from covidlib import figures as F
 from covidlib.dataset import CLASSES, Case
 from covidlib.network import build_network
+from covidlib.preprocessing import Prepared
 from covidlib.profile import Network, load_profile
 from covidlib.runs import ROOT
 
@@ -149,6 +150,17 @@ def test_truth_and_prediction_in_rows_of_three(case: Case) -> None:
     shown = case.image[:, :, F.fullest_slice(case.labels)].T
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), shown)
     assert legend(figure) == ["left lung", "right lung", "infection"]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_blocks_are_framed_where_they_lie_from_below_and_from_the_front(case: Case, labels: bool) -> None:
+    """Voxels are 2 x 3 x 5 mm: a block of 3 x 2 x 4 at (1, 2, 0) begins at 2, 6 and 0 mm and is 6 x 6 x 20 mm."""
+    figure = F.framed(Prepared("a", case.image, case.labels, case.spacing_mm), [(0, 0, 0), (1, 2, 0)], (3, 2, 4), labels)
+    assert [axes.get_title() for axes in figure.axes] == ["from below", "from the front"]
+    assert [len(axes.images) for axes in figure.axes] == [1 + labels] * 2
+    for axes, expected in zip(figure.axes, ((2, 6, 6, 6), (2, 0, 6, 20)), strict=True):
+        (_, frame) = [patch for patch in axes.patches if not patch.get_fill()]
+        assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == expected
 
 
 def wrong_prediction(case: Case) -> np.ndarray:
